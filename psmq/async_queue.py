@@ -1,0 +1,281 @@
+"""The queue as asyncio programs see it: thin verbs over commands.
+
+``queue.py`` has the same verbs with the same parameters and words; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from psmq import commands
+from psmq.commands import Address, Delivered, NewMessage, State
+from psmq.config import QueueConfig, milliseconds
+from psmq.connection import finish
+from psmq.errors import PsmqError
+from psmq.flows import Held, Interrupted, MessageFields, Pause, QueueFlows, Request, Waiting
+from psmq.settlement import Bury, Delete, Release, Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from datetime import timedelta
+
+    from psmq.connection import AsyncChannel, AsyncLink
+    from psmq.message import DeadLetter, MessageRecord, QueueInfo
+
+__all__ = ["AsyncMessage", "AsyncQueue"]
+
+
+class AsyncMessage(MessageFields):
+    """A message bound to the queue it came from. Always true."""
+
+    __slots__ = ()
+    _queue: AsyncQueue
+
+    async def delete(self) -> None:
+        """Done with it. ReceiptExpired when it was delivered again meanwhile."""
+        await self._queue.delete(self)
+
+    async def extend(self, timeout: float | timedelta) -> None:
+        """Keep it hidden for ``timeout`` seconds from now."""
+        await self._queue.extend(self, timeout)
+
+    async def release(
+        self, delay: float | timedelta = 0, *, count: bool = True, max_retrievals: int | None = None
+    ) -> None:
+        """Give it back, ready after ``delay`` seconds."""
+        await self._queue.release(self, delay, count=count, max_retrievals=max_retrievals)
+
+    async def bury(self, reason: str) -> None:
+        """Make it a dead letter."""
+        await self._queue.bury(self, reason)
+
+
+class AsyncQueue(QueueFlows):
+    """A queue on the server; safe to use from any thread."""
+
+    def __init__(
+        self,
+        address: Address,
+        config: QueueConfig,
+        link: AsyncLink | AsyncChannel,
+        serializer: Callable[[Any], bytes] | None = None,
+        deserializer: Callable[[bytes], Any] | None = None,
+    ) -> None:
+        super().__init__(address, config, serializer, deserializer)
+        self._link = link
+
+    async def _run(self, request: Request) -> Any:
+        if isinstance(request, Waiting):
+            return await self._link.run(request.command, clock=self._clock(), wake=request.seconds)
+        if isinstance(request, Pause):
+            return await asyncio.sleep(request.seconds)
+        return await self._link.run(request, clock=self._clock())
+
+    async def _drive(self, steps: Generator[Request, Any, Any]) -> Any:
+        try:
+            request = next(steps)
+            while True:
+                try:
+                    answer = await self._run(request)
+                except PsmqError as error:
+                    request = steps.throw(error)
+                except GeneratorExit:
+                    raise  # nothing can be awaited any more
+                except BaseException:
+                    await finish(self._let_go(steps))
+                    raise
+                else:
+                    request = steps.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+    async def _let_go(self, steps: Generator[Request, Any, Any]) -> None:
+        with contextlib.suppress(PsmqError, Interrupted, StopIteration):
+            await self._run(steps.throw(Interrupted()))
+
+    async def push(
+        self,
+        data: Any,
+        *,
+        delay: float | timedelta | None = None,
+        priority: int = 0,
+        ttl: float | timedelta | None = None,
+        deduplication_id: str | None = None,
+        max_retrievals: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        result_ttl: float | timedelta | None = None,
+    ) -> str:
+        """Store a message; None stands for the queue's setting. → its id
+
+        Raises NotSerializable, MessageTooLarge, QueueFull, ServerFull, InvalidOption; then nothing was stored.
+        """
+        options = NewMessage(b"", delay, priority, ttl, deduplication_id, max_retrievals, metadata, result_ttl)
+        ids: list[str] = await self._run(commands.push(self._address, [self._new(data, options)]))
+        return ids[0]
+
+    async def push_many(
+        self,
+        items: Iterable[Any],
+        *,
+        delay: float | timedelta | None = None,
+        priority: int = 0,
+        ttl: float | timedelta | None = None,
+        max_retrievals: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        result_ttl: float | timedelta | None = None,
+    ) -> list[str]:
+        """Store many messages, a thousand in one trip; each thousand is stored whole or not at all. → their ids
+
+        Items are data, or NewMessage with options of their own. An iterable is read as it is sent.
+        """
+        options = NewMessage(b"", delay, priority, ttl, None, max_retrievals, metadata, result_ttl)
+        return [found for command in self._pushes(items, options) for found in await self._run(command)]
+
+    async def get(
+        self, *, wait: float | timedelta = 0, visibility_timeout: float | timedelta | None = None
+    ) -> AsyncMessage | None:
+        """The next message, hidden from others for its visibility timeout; None when there is none after ``wait`` s.
+
+        Delete it when done: otherwise it is delivered again, and is dead after max_retrievals deliveries.
+        """
+        found: Delivered = await self._drive(self._gets(1, wait, visibility_timeout))
+        return AsyncMessage(found.messages[0], self) if found.messages else None
+
+    async def get_many(
+        self,
+        limit: int,
+        *,
+        wait: float | timedelta = 0,
+        visibility_timeout: float | timedelta | None = None,
+    ) -> list[AsyncMessage]:
+        """Up to ``limit`` (1 … 1000) messages in one trip; waits for the first only. Ends early after 256 KiB."""
+        found: Delivered = await self._drive(self._gets(limit, wait, visibility_timeout))
+        return [AsyncMessage(record, self) for record in found.messages]
+
+    async def exchange(
+        self,
+        settlements: Sequence[tuple[Held, Settlement]],
+        limit: int = 0,
+        *,
+        wait: float | timedelta = 0,
+        visibility_timeout: float | timedelta | None = None,
+    ) -> tuple[list[str], list[AsyncMessage]]:
+        """Delete, release or bury what is finished and get what is next, in one trip.
+
+        → a word for each settlement: done, stale (the receipt had expired, nothing was changed) or dead (a release
+        that met max_retrievals); and the new messages.
+        """
+        words, records = await self._drive(self._exchanges(settlements, limit, wait, visibility_timeout))
+        return words, [AsyncMessage(record, self) for record in records]
+
+    async def pop(self) -> AsyncMessage | None:
+        """Take the next message and delete it at once: if processing fails, it is lost."""
+        record: MessageRecord | None = await self._drive(self._pops())
+        return record and AsyncMessage(record, self)
+
+    async def peek(self) -> AsyncMessage | None:
+        """A copy of the message that the next get would give; nothing changes."""
+        record: MessageRecord | None = await self._run(commands.peek(self._address))
+        return record and AsyncMessage(record, self)
+
+    async def delete(self, message: Held) -> None:
+        """Done with a message that was got. ReceiptExpired when it was delivered again or settled meanwhile."""
+        await self._drive(self._settles(message, Delete()))
+
+    async def extend(self, message: Held, timeout: float | timedelta) -> None:
+        """Let the lease end ``timeout`` seconds from now."""
+        await self._drive(self._extends(message, timeout))
+
+    async def release(
+        self,
+        message: Held,
+        delay: float | timedelta = 0,
+        *,
+        count: bool = True,
+        max_retrievals: int | None = None,
+    ) -> None:
+        """Give a message back, ready after ``delay`` seconds; dead instead once it has met its max_retrievals.
+
+        ``count=False``: it was never started, this delivery does not count, and it keeps its place in line.
+        """
+        seconds = milliseconds("delay", delay) / 1000
+        await self._drive(self._settles(message, Release(seconds, count=count, max_retrievals=max_retrievals)))
+
+    async def bury(self, message: Held, reason: str) -> None:
+        """Make a message a dead letter."""
+        await self._drive(self._settles(message, Bury(reason)))
+
+    async def messages(
+        self, state: State, *, limit: int = 100, after: AsyncMessage | MessageRecord | None = None, data: bool = True
+    ) -> list[AsyncMessage]:
+        """A page of the messages that are ready, delayed, leased or dead, in their order, behind ``after``.
+
+        May be shorter than ``limit`` when bodies are large; the end is an empty page. ``data=False``: metadata only.
+        """
+        behind = after.record if isinstance(after, AsyncMessage) else after
+        found: list[MessageRecord] = await self._run(commands.messages(self._address, state, limit, behind, data=data))
+        return [AsyncMessage(record, self) for record in found]
+
+    async def dead_letters(
+        self,
+        *,
+        limit: int = 100,
+        after: DeadLetter | None = None,
+        ids: Iterable[str] | None = None,
+        data: bool = True,
+    ) -> list[DeadLetter]:
+        """Dead letters behind ``after``, oldest burial first, with reason and history; or those with ``ids``."""
+        letters: list[DeadLetter] = await self._drive(self._finds_dead(limit, after, ids, data=data))
+        return letters
+
+    async def failures(self, ids: Iterable[str]) -> list[tuple[bytes, ...]]:
+        """The failure records of messages in whatever state, oldest first, for each id."""
+        records: list[tuple[bytes, ...]] = await self._drive(self._finds_failures(ids))
+        return records
+
+    async def redrive(self, ids: Iterable[str], *, keep_count: bool = False) -> int:
+        """Make dead letters ready again, with their id and history; the count starts anew unless kept. → how many
+
+        ``keep_count`` gives exactly one more delivery. Raises MessageNotFound when one is not dead: then nothing of
+        its thousand was done.
+        """
+        count: int = await self._drive(self._redrives(ids, keep_count=keep_count))
+        return count
+
+    async def purge(self, *, states: Sequence[State] = ("ready", "delayed"), ids: Iterable[str] | None = None) -> int:
+        """Delete all messages of these states, or the dead letters with these ids. → how many"""
+        count: int = await self._drive(self._purges(states, ids))
+        return count
+
+    async def result(self, message_id: str, *, wait: float | timedelta = 0) -> bytes | None:
+        """What the message's holder stored with its last settlement; None when there is none after ``wait`` s.
+
+        ``b"!lost …"``, ``b"!expired …"`` and ``b"!buried …"`` are written by the server itself.
+        """
+        found: bytes | None = await self._drive(self._awaits_result(message_id, wait))
+        return found
+
+    async def info(self) -> QueueInfo:
+        """Counts, ages, counters and settings."""
+        found: QueueInfo = await self._run(commands.info(self._address))
+        return found
+
+    async def pause(self) -> None:
+        """Stop deliveries to everybody; pushes and settlements go on."""
+        await self._run(commands.pause(self._address, paused=True))
+
+    async def resume(self) -> None:
+        """Deliver again."""
+        await self._run(commands.pause(self._address, paused=False))
+
+    async def wake(self) -> None:
+        """Let a waiting getter look again; for queues whose test clock was moved."""
+        await self._run(commands.wake(self._address))
+
+    async def configure(self, **config: Any) -> QueueConfig:
+        """Change settings (the fields of QueueConfig) for every client. → all settings"""
+        wanted = QueueConfig.check_fields(config)
+        self.config = await self._run(commands.configure(self._address, wanted, frozenset(config)))
+        return self.config

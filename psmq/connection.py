@@ -1,0 +1,384 @@
+"""Carries commands to the server over held connections: from threads by ``Link``, from asyncio by ``AsyncLink``.
+
+redis-py opens the connections and parses answers; its clients, pools and retries are left out, because they cost more
+than the server's work and repeat what must not be repeated. A connection serves one command at a time; whatever
+interrupts a command closes its connection, so that no answer reaches another caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, TypeVar
+
+from psmq.commands import Address, Command, Plain, abandon
+from psmq.dialogue import LONGEST_TIMEOUT, Identity, Lost, Refused, Send, Step, converse
+from psmq.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Endpoint
+from psmq.errors import PsmqError, ServerUnreachable, ServerUnsuitable
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
+
+T = TypeVar("T")
+
+#: seconds an interrupted get may take to hand back what it was given
+_FAREWELL: Final = 2.0
+#: connections kept open for later; more are opened and closed as needed
+_KEPT: Final = 64
+
+
+def _refusal(error: Any) -> Refused:
+    """redis-py strips the code where it has a class for it; the class tells which it was."""
+    from redis import exceptions
+
+    text = str(error)
+    for cls, code in (
+        (exceptions.OutOfMemoryError, "OOM"),
+        (exceptions.ReadOnlyError, "READONLY"),
+        (exceptions.NoPermissionError, "NOPERM"),
+        (exceptions.AuthenticationError, "NOAUTH"),
+        (exceptions.BusyLoadingError, "LOADING"),
+        (exceptions.TryAgainError, "TRYAGAIN"),
+        (exceptions.ClusterDownError, "CLUSTERDOWN"),
+        (exceptions.MasterDownError, "MASTERDOWN"),
+    ):
+        if isinstance(error, cls):
+            return Refused(code, text)
+    code, _, detail = text.partition(" ")
+    return Refused(code, detail) if code.isupper() or code.startswith("PSMQ_") else Refused("ERR", text)
+
+
+def _unsuitable(endpoint: Endpoint, error: Exception) -> ServerUnsuitable:
+    """Refused while connecting (rights, database number), or no server that speaks the protocol."""
+    return ServerUnsuitable(f"{endpoint.shown}: {error}")
+
+
+def _is_get(command: Command[Any] | Plain[Any]) -> TypeGuard[Command[Any]]:
+    return isinstance(command, Command) and command.function == "exchange" and command.args[0] != 0
+
+
+class Channel:
+    """One connection with its identity, for one command at a time."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+        self._endpoint = endpoint
+        self._timeout = timeout
+        #: seconds the server may take; who has less patience does not wait for longer
+        self._answers_within = min(ANSWER_TIMEOUT, timeout)
+        self._pid = os.getpid()
+        self._connection: Any = None
+        self._shut = False
+        self.identity = Identity()
+
+    def run(self, command: Command[T] | Plain[T], *, clock: str = "", wake: float | None = None) -> T:
+        """Carry out a command; ``wake``: wait so many seconds for the queue's token first."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self.identity.renew()
+            self.close()
+        steps = converse(
+            self.identity, command, clock=clock, wake=wake, timeout=self._timeout, where=self._endpoint.shown
+        )
+        try:
+            return self._drive(steps)
+        except PsmqError:
+            raise
+        except BaseException:
+            # Interrupted: nobody will read that answer, and what a get was given goes back.
+            self.close()
+            if _is_get(command):
+                self._hand_back(command.address, clock)
+            raise
+
+    def _drive(self, steps: Generator[Step, list[Any], T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    if isinstance(step, Send):
+                        answers = self._send(step)
+                    else:
+                        time.sleep(step.seconds)
+                        self._endpoint.recover()
+                        answers = []
+                except Lost as lost:
+                    self.close()
+                    if self._shut:
+                        raise ServerUnreachable("shut") from None
+                    step = steps.throw(lost)
+                except ServerUnreachable as error:
+                    if self._shut:
+                        raise
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answers)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]  # the generator's own type
+        finally:
+            steps.close()
+
+    def _send(self, step: Send) -> list[Any]:
+        from redis import exceptions
+
+        connection, sent = self._connection, False
+        if self._shut:
+            raise ServerUnreachable("shut")
+        try:
+            if connection is None:
+                connection = self._connect()
+            sent = True
+            connection.send_packed_command([step.payload], check_health=False)
+            answers: list[Any] = []
+            for _ in range(step.answers):
+                try:
+                    answer = connection.read_response(
+                        disable_decoding=True, timeout=self._answers_within + step.patience
+                    )
+                    answers.append(answer)
+                except exceptions.ResponseError as error:
+                    answers.append(_refusal(error))
+        except exceptions.AuthenticationError as error:
+            raise _unsuitable(self._endpoint, error) from None
+        except exceptions.BusyLoadingError as error:
+            raise Lost(str(error), sent=False) from None
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+            raise Lost(str(error) or "no answer in time", sent=sent) from None
+        except exceptions.RedisError as error:
+            raise _unsuitable(self._endpoint, error) from None
+        return answers
+
+    def _connect(self) -> Any:
+        import redis.connection as kinds
+
+        kind, settings = self._endpoint.settings()
+        classes = {"tcp": kinds.Connection, "tls": kinds.SSLConnection, "unix": kinds.UnixDomainSocketConnection}
+        connection = self._connection = classes[kind](**settings)
+        connection.connect()
+        return connection
+
+    def _hand_back(self, address: Address, clock: str) -> None:
+        client_id, number = self.identity.client_id, self.identity.number
+        self.identity.renew()
+        farewell = Channel(self._endpoint, _FAREWELL)
+        with contextlib.suppress(PsmqError):
+            farewell.run(abandon(address, client_id, number=number), clock=clock)
+        farewell.close()
+
+    def shut(self) -> None:
+        """From any thread: end what this channel waits for, and let it send nothing more."""
+        self._shut = True
+        connection = self._connection
+        sock = connection and connection._sock
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give the connection up; the next command opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+
+
+class Link:
+    """A pool of channels to one server: any thread may run commands, a forked child gets connections of its own."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+        self.endpoint = endpoint
+        self.timeout = min(timeout, LONGEST_TIMEOUT)
+        self._idle: list[Channel] = []
+        self._pid = os.getpid()
+
+    def run(self, command: Command[T] | Plain[T], *, clock: str = "", wake: float | None = None) -> T:
+        """Carry out a command on a connection that is free."""
+        if self._pid != os.getpid():
+            # The parent's connections are dropped unread; its identities stay its own.
+            self._pid, self._idle = os.getpid(), []
+        try:
+            channel = self._idle.pop()  # atomic: no lock is needed between threads
+        except IndexError:
+            channel = self.channel()
+        try:
+            return channel.run(command, clock=clock, wake=wake)
+        finally:
+            if len(self._idle) < _KEPT:
+                self._idle.append(channel)
+            else:
+                channel.close()
+
+    def channel(self) -> Channel:
+        """A channel of one's own, outside the pool."""
+        return Channel(self.endpoint, self.timeout)
+
+    def close(self) -> None:
+        """Close what is idle; the link can be used again."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+class AsyncChannel:
+    """One asyncio connection with its identity, for one command at a time."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+        self._endpoint = endpoint
+        self._timeout = timeout
+        #: seconds the server may take; who has less patience does not wait for longer
+        self._answers_within = min(ANSWER_TIMEOUT, timeout)
+        self._connection: Any = None
+        self.identity = Identity()
+
+    async def run(self, command: Command[T] | Plain[T], *, clock: str = "", wake: float | None = None) -> T:
+        """Carry out a command; ``wake``: wait so many seconds for the queue's token first."""
+        steps = converse(
+            self.identity, command, clock=clock, wake=wake, timeout=self._timeout, where=self._endpoint.shown
+        )
+        try:
+            return await self._drive(steps)
+        except PsmqError:
+            raise
+        except GeneratorExit:
+            self._connection = None  # its loop is gone, or this coroutine: nothing can be awaited
+            raise
+        except BaseException:
+            await self.close()
+            if _is_get(command):
+                await finish(self._hand_back(command.address, clock))
+            raise
+
+    async def _drive(self, steps: Generator[Step, list[Any], T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    if isinstance(step, Send):
+                        answers = await self._send(step)
+                    else:
+                        await asyncio.sleep(step.seconds)
+                        await _one_at_a_time(self._endpoint.recover)
+                        answers = []
+                except Lost as lost:
+                    await self.close()
+                    step = steps.throw(lost)
+                except ServerUnreachable as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answers)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]  # the generator's own type
+        finally:
+            steps.close()
+
+    async def _send(self, step: Send) -> list[Any]:
+        from redis import exceptions
+
+        connection, sent = self._connection, False
+        try:
+            if connection is None:
+                connection = await self._connect()
+            sent = True
+            answers: list[Any] = []
+            async with asyncio.timeout(self._answers_within + step.patience):
+                await connection.send_packed_command([step.payload], check_health=False)
+                for _ in range(step.answers):
+                    try:
+                        answers.append(await connection.read_response(disable_decoding=True))
+                    except exceptions.ResponseError as error:
+                        answers.append(_refusal(error))
+        except exceptions.AuthenticationError as error:
+            raise _unsuitable(self._endpoint, error) from None
+        except exceptions.BusyLoadingError as error:
+            raise Lost(str(error), sent=False) from None
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+            raise Lost(str(error) or "no answer in time", sent=sent) from None
+        except exceptions.RedisError as error:
+            raise _unsuitable(self._endpoint, error) from None
+        return answers
+
+    async def _connect(self) -> Any:
+        import redis.asyncio.connection as kinds
+
+        kind, settings = await _one_at_a_time(self._endpoint.settings)
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        settings["retry"] = Retry(NoBackoff(), 0)
+        # Timeouts are ours: redis-py writes under wait_for(), which in Python 3.11 may swallow a cancellation, and
+        # answers a read that timed out with None, leaving the real answer to the next caller.
+        settings["socket_timeout"] = None
+        classes = {"tcp": kinds.Connection, "tls": kinds.SSLConnection, "unix": kinds.UnixDomainSocketConnection}
+        connection = self._connection = classes[kind](**settings)
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await connection.connect()
+        return connection
+
+    async def _hand_back(self, address: Address, clock: str) -> None:
+        client_id, number = self.identity.client_id, self.identity.number
+        self.identity.renew()
+        farewell = AsyncChannel(self._endpoint, _FAREWELL)
+        with contextlib.suppress(PsmqError):
+            await farewell.run(abandon(address, client_id, number=number), clock=clock)
+        await farewell.close()
+
+    async def close(self) -> None:
+        """Give the connection up; the next command opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+class AsyncLink:
+    """The same for asyncio: a pool for each event loop that uses it."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float) -> None:
+        self.endpoint = endpoint
+        self.timeout = min(timeout, LONGEST_TIMEOUT)
+        self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[AsyncChannel]]
+        self._pools = weakref.WeakKeyDictionary()
+        self._pid = os.getpid()
+
+    async def run(self, command: Command[T] | Plain[T], *, clock: str = "", wake: float | None = None) -> T:
+        """Carry out a command on a connection that is free."""
+        if self._pid != os.getpid():
+            self._pid, self._pools = os.getpid(), weakref.WeakKeyDictionary()
+        idle = self._pools.setdefault(asyncio.get_running_loop(), [])
+        channel = idle.pop() if idle else self.channel()
+        try:
+            return await channel.run(command, clock=clock, wake=wake)
+        finally:
+            if len(idle) < _KEPT:
+                idle.append(channel)
+            else:
+                await channel.close()
+
+    def channel(self) -> AsyncChannel:
+        """A channel of one's own, outside the pool."""
+        return AsyncChannel(self.endpoint, self.timeout)
+
+    async def close(self) -> None:
+        """Close what is idle on this loop; the link can be used again."""
+        idle = self._pools.pop(asyncio.get_running_loop(), [])
+        for channel in idle:
+            await channel.close()
+
+
+_background: set[asyncio.Task[None]] = set()
+_starting: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+
+
+async def finish(work: Coroutine[Any, Any, None]) -> None:
+    """What must be done after a cancellation: waited for, and it goes on if its caller is cancelled once more."""
+    task = asyncio.get_running_loop().create_task(work)
+    _background.add(task)
+    task.add_done_callback(_background.discard)
+    await asyncio.shield(task)
+
+
+async def _one_at_a_time(work: Any) -> Any:
+    """Blocking work (finding or starting a server) off the loop, in one thread however many wait for it."""
+    lock = _starting.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+    async with lock:
+        return await asyncio.to_thread(work)

@@ -1,0 +1,98 @@
+"""A getter of many queues over one connection of its own: what workers are made of.
+
+It deals in plain records and leaves deciding to its user. Its client id names it to the server, so that somebody else
+can hand back what it holds (``abandon``) when its process has died.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from psmq import commands
+from psmq.commands import Plain
+from psmq.dialogue import steady
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+
+    from psmq.commands import Delivered, Mode
+    from psmq.connection import Channel
+    from psmq.queue import Queue
+    from psmq.settlement import Settlement
+
+__all__ = ["Consumer"]
+
+#: a lost wake-up costs no more than this (s)
+LONGEST_WAIT: Final = 2.0
+
+
+class Consumer:
+    """One connection that settles, gets and waits; for one thread at a time, but for ``shut``."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    @property
+    def client_id(self) -> str:
+        """Who it is to the server. A new one after a fork, or after it was abandoned."""
+        return self._channel.identity.client_id
+
+    def exchange(
+        self,
+        queue: Queue,
+        settlements: Sequence[tuple[str, str, Settlement]] = (),
+        limit: int = 0,
+        *,
+        mode: Mode = "worker",
+        wake: float | None = None,
+    ) -> Delivered:
+        """Settle (message_id, receipt, settlement)s and get up to ``limit``, in one trip.
+
+        ``mode``: "worker" promises to extend its leases and leaves suspects alone; "solo" takes one suspect.
+        ``wake``: wait up to so many seconds for the queue's token first, in the same write.
+        """
+        # By this client's idea of the timeout, which whoever extends its leases shares.
+        seconds = queue.visibility_seconds if limit else None
+        command = commands.exchange(queue._address, settlements, limit, visibility_timeout=seconds, mode=mode)
+        asked = steady()
+        answer = self._channel.run(command, clock=queue._clock(), wake=wake)
+        if answer.messages and steady() - asked > queue.visibility_seconds / 2:
+            # The answer came late (this process was stopped, the network stood still): is it still ours?
+            leases = [(message.message_id, message.receipt) for message in answer.messages]
+            words = self.extend(queue, leases)
+            kept = [message for message, word in zip(answer.messages, words, strict=True) if word == "done"]
+            return answer._replace(messages=kept)
+        return answer
+
+    def wait_any(self, queues: Sequence[Queue], seconds: float) -> Queue | None:
+        """Wait for the token of one of several queues; None when there was none. What it took must be followed up."""
+        keys = {queue._address.wake.encode(): queue for queue in queues}
+        waiting = Plain(
+            ("BLPOP", *keys, f"{seconds:.3f}"), lambda reply: reply and keys.get(reply[0]), patience=seconds
+        )
+        return self._channel.run(waiting)
+
+    def extend(
+        self, queue: Queue, leases: Sequence[tuple[str, str]], timeout: float | timedelta | None = None
+    ) -> list[str]:
+        """Let leases end ``timeout`` seconds (the queue's visibility timeout) from now. → done | stale for each"""
+        seconds = queue.visibility_seconds if timeout is None else timeout
+        words: list[str] = []
+        for start in range(0, len(leases), commands.BATCH):
+            part = leases[start : start + commands.BATCH]
+            told: list[str] = self._channel.run(commands.extend(queue._address, part, seconds), clock=queue._clock())
+            words += told
+        return words
+
+    def abandon(self, queue: Queue, client_id: str, started: Sequence[str] = ()) -> int:
+        """Hand back what another client's last get holds unstarted, and refuse its commands from now on. → how many"""
+        return self._channel.run(commands.abandon(queue._address, client_id, started), clock=queue._clock())
+
+    def shut(self) -> None:
+        """From any thread: whatever it waits for ends now, with ServerUnreachable, and nothing more is sent."""
+        self._channel.shut()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()

@@ -1,0 +1,270 @@
+"""One command from start to end, without the sending: what to write, how to take the answer, when to write it again.
+
+A generator, driven by ``Channel`` (threads) and ``AsyncChannel`` (asyncio) alike. A command that changes something
+carries who sends it and a number, so that repeating it after a lost answer does nothing twice.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from psmq import errors, library
+from psmq.commands import Command, Plain, draw_randoms, error_of, function_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+T = TypeVar("T")
+
+#: a command is repeated for at most this long (s): the server remembers its clients for twenty minutes
+LONGEST_TIMEOUT: Final = 600.0
+
+#: how often a library that goes missing is loaded for one command
+_LOADS: Final = 3
+#: where a call's words have the revision
+_REVISION: Final = 6
+
+#: seconds that waits in the server may take longer than asked (its timers are coarse)
+_LATENESS: Final = 1.0
+
+#: first words of answers of a server that is not ready yet
+_PASSING: Final = ("LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "BUSY", "UNBLOCKED")
+
+
+def steady(read: Callable[[], float] = time.monotonic) -> float:
+    """Seconds that pass whatever a test does to the clock: bound here, freezegun does not find it."""
+    return read()
+
+
+class QueueDeletingError(errors.QueueNotFound):
+    """Somebody began to delete the queue; whoever wants to make it anew finishes that first."""
+
+    code = "PSMQ_QUEUE_DELETING"
+
+
+class Lost(Exception):  # a signal between the driver and the dialogue, never seen outside
+    """The connection broke. ``sent`` tells whether anything had been written."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.sent = sent
+
+
+class Refused(NamedTuple):
+    """An error that the server answered, with its first word apart."""
+
+    code: str
+    detail: str
+
+
+class Send(NamedTuple):
+    """Write this and read that many answers; they may take ``patience`` seconds longer than usual."""
+
+    payload: bytes
+    answers: int
+    patience: float
+
+
+class Sleep(NamedTuple):
+    """Wait, then see to it that the server is there (an embedded one may have to be started)."""
+
+    seconds: float
+
+
+Step = Send | Sleep
+
+
+class Identity:
+    """Who sends: a random id that outlives reconnects, and the number of its last command."""
+
+    __slots__ = ("client_id", "number", "revision")
+
+    def __init__(self) -> None:
+        #: of the library it speaks to: ours, or an older one where the server does not take ours
+        self.revision = library.revision()
+        self.renew()
+
+    def renew(self) -> None:
+        """After a fork, a clash, or being given up by a supervisor."""
+        self.client_id = "".join(draw_randoms(2))
+        self.number = 0
+
+
+def pack(words: Sequence[bytes | str | int]) -> bytes:
+    """A command as the protocol writes it."""
+    parts = [b"*%d\r\n" % len(words)]
+    for word in words:
+        data = word if type(word) is bytes else str(word).encode()
+        parts.append(b"$%d\r\n" % len(data))
+        parts.append(data)
+        parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def converse(
+    identity: Identity,
+    command: Command[T] | Plain[T],
+    *,
+    clock: str = "",
+    wake: float | None = None,
+    timeout: float,
+    where: str,
+) -> Generator[Step, list[Any], T]:
+    """Carry out one command. ``wake``: first wait that many seconds for the queue's token, in the same write.
+
+    Raises ServerUnreachable or OutcomeUnknown after ``timeout`` seconds, and what the server refuses with.
+    """
+    started = steady()
+    delays: Iterator[float] | None = None
+    sent = False
+    loads = 0
+    body = _body(identity, command, clock)
+    while True:
+        payload, answers, patience = pack(body), 1, _patience(command)
+        if wake is not None and isinstance(command, Command):
+            # 0 would wait for ever
+            payload = pack(("BLPOP", command.address.wake, f"{max(wake, 0.001):.3f}")) + payload
+            answers, patience = 2, wake + _LATENESS
+            wake = None  # a repeat is the exchange alone: the token it waited for may be gone
+        problem: str
+        try:
+            replies = yield Send(payload, answers, patience)
+        except Lost as lost:
+            problem, sent = str(lost), sent or lost.sent
+        except errors.ServerUnreachable as error:
+            # there is no server to be had, now
+            raise _gave_up(command, where, str(error), timeout, sent=sent) from error
+        else:
+            first, answer = replies[0], replies[-1]
+            if not isinstance(answer, Refused):
+                found = command.parse(answer)
+                if isinstance(first, Refused) and first.code == "NOPERM" and not getattr(found, "messages", None):
+                    # Without the wait this would become a polling loop.
+                    raise _error(first, command, where)
+                return found
+            if answer.code in _PASSING:
+                problem = f"{answer.code} {answer.detail}"
+            elif _library_is_missing(answer) and loads < _LOADS:
+                loads += 1
+                passing = yield from _load(identity, answer, where)
+                if passing is None:
+                    body = _spoken(body, identity.revision)
+                    continue
+                problem = passing
+            elif answer.code in ("PSMQ_COMMAND_CLASH", "PSMQ_CLIENT_GONE"):
+                identity.renew()
+                if sent:
+                    raise errors.OutcomeUnknown(f"{where}: another process used this connection's identity")
+                body = _body(identity, command, clock)
+                continue
+            else:
+                raise _error(answer, command, where)
+        if delays is None:
+            delays = backoff(min(timeout, LONGEST_TIMEOUT), started)
+        delay = next(delays, None)
+        if delay is None:
+            raise _gave_up(command, where, problem, timeout, sent=sent)
+        try:
+            yield Sleep(delay)
+        except errors.ServerUnreachable as error:
+            raise _gave_up(command, where, str(error), timeout, sent=sent) from error
+
+
+def _patience(command: Command[Any] | Plain[Any]) -> float:
+    return command.patience + _LATENESS if isinstance(command, Plain) and command.patience else 0.0
+
+
+def _body(identity: Identity, command: Command[Any] | Plain[Any], clock: str) -> Sequence[bytes | str | int]:
+    if isinstance(command, Plain):
+        return command.words
+    address = command.address
+    head: tuple[bytes | str | int, ...] = (
+        "FCALL",
+        function_name(command),
+        2,
+        address.base,
+        address.never,
+        clock,
+        identity.revision,
+    )
+    if not command.numbered:
+        return (*head, *command.args)
+    identity.number += 1
+    return (*head, identity.client_id, identity.number, os.urandom(8).hex(), *command.args)
+
+
+def _spoken(body: Sequence[bytes | str | int], revision: int) -> Sequence[bytes | str | int]:
+    """The same call, with the same number, to a library of another revision."""
+    return (*body[:_REVISION], revision, *body[_REVISION + 1 :])
+
+
+def _library_is_missing(answer: Refused) -> bool:
+    return answer.code == "PSMQ_OLD_LIBRARY" or "Function not found" in answer.detail
+
+
+def _load(identity: Identity, why: Refused, where: str) -> Generator[Step, list[Any], str | None]:
+    """Give the server our library. → why that must be tried again; None when the command can be"""
+    is_older = why.code == "PSMQ_OLD_LIBRARY"
+    words = ["FUNCTION", "LOAD", *(["REPLACE"] if is_older else []), library.source()]
+    try:
+        (answer,) = yield Send(pack(words), 1, 0.0)
+    except Lost as lost:
+        return str(lost)
+    if not isinstance(answer, Refused) or "already exists" in answer.detail:
+        return None
+    if answer.code in _PASSING:
+        return f"{answer.code} {answer.detail}"
+    if is_older and why.detail.isdigit():
+        # The older one of the same protocol does all that it ever did.
+        identity.revision = int(why.detail)
+        return None
+    if answer.code == "OOM":
+        raise errors.ServerUnsuitable(
+            f"{where}: at its maxmemory the server takes no function library; raise maxmemory"
+        )
+    raise errors.ServerUnsuitable(
+        f"{where}: the server does not take psmq's function library ({answer.code} {answer.detail}); "
+        "an administrator runs once: psmq server load URL"
+    )
+
+
+def _error(answer: Refused, command: Command[Any] | Plain[Any], where: str) -> errors.PsmqError:
+    name = command.address.name if isinstance(command, Command) else ""
+    if answer.code == "PSMQ_QUEUE_DELETING":
+        return QueueDeletingError(name)
+    if answer.code == "OOM":
+        return errors.ServerFull(name)
+    if answer.code in ("NOAUTH", "WRONGPASS", "NOPERM"):
+        return errors.ServerUnsuitable(f"{where}: {answer.code} {answer.detail}")
+    if "unknown command" in answer.detail.lower():
+        return errors.ServerUnsuitable(f"{where}: psmq needs Valkey 7.2 or Redis 7.0 or newer ({answer.detail[:60]})")
+    return error_of(answer.code, answer.detail, name) or errors.PsmqError(f"{where}: {answer.code} {answer.detail}")
+
+
+def _gave_up(
+    command: Command[Any] | Plain[Any], where: str, problem: str, timeout: float, *, sent: bool
+) -> errors.PsmqError:
+    if sent and isinstance(command, Command) and command.numbered:
+        return errors.OutcomeUnknown(
+            f"{where}: no answer within {timeout:g} s ({problem}); {command.function} may have been done"
+        )
+    return errors.ServerUnreachable(f"{where}: {problem}")
+
+
+def backoff(timeout: float, started: float) -> Iterator[float]:
+    """Seconds to wait before each further try: 0.02, 0.04 … 1 with jitter, until ``timeout`` would be passed."""
+    from tenacity import RetryCallState, Retrying, stop_before_delay, wait_exponential, wait_random
+
+    waiting = wait_exponential(multiplier=0.02, max=1.0) + wait_random(0, 0.02)
+    policy = Retrying(wait=waiting, stop=stop_before_delay(timeout))
+    state = RetryCallState(policy, None, (), {})
+    state.start_time = started
+    while True:
+        state.outcome_timestamp = steady()
+        state.upcoming_sleep = policy.wait(state)
+        if policy.stop(state):
+            return
+        yield state.upcoming_sleep
+        state.attempt_number += 1

@@ -1,0 +1,401 @@
+"""What every queue does, without the doing: naming, serializing, and the flows that take several steps.
+
+Waiting for a message, purging in slices or awaiting a result are generators of requests; ``Queue`` drives them in
+threads, ``AsyncQueue`` on an event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from psmq import commands
+from psmq.commands import BATCH, Address, Command, Delivered, NewMessage, Plain, Popped, State
+from psmq.config import QueueConfig, integer, milliseconds
+from psmq.dialogue import steady
+from psmq.errors import (
+    DeserializationError,
+    InvalidOption,
+    NotLeased,
+    NotSerializable,
+    PsmqError,
+    ReceiptExpired,
+    ServerFull,
+)
+from psmq.message import DeadLetter, MessageRecord
+from psmq.settlement import Release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Sequence
+    from datetime import datetime, timedelta
+
+    from psmq.settlement import Settlement
+
+#: nobody waits on the server for longer than this (s): a lost wake-up costs no more
+LONGEST_WAIT: Final = 2.0
+
+
+class Waiting(NamedTuple):
+    """A command that first waits so many seconds for the queue's token."""
+
+    command: Command[Delivered]
+    seconds: float
+
+
+class Pause(NamedTuple):
+    """Nothing to send for so many seconds."""
+
+    seconds: float
+
+
+Request = Command[Any] | Plain[Any] | Waiting | Pause
+
+
+class Interrupted(Exception):  # a signal between driver and flow, never seen outside
+    """The command was interrupted. A flow that holds messages which nobody has seen yields what hands them back."""
+
+
+class MessageFields:
+    """What both bound messages show of their record."""
+
+    __slots__ = ("_data", "_queue", "record")
+    _data: Any
+
+    def __init__(self, record: MessageRecord, queue: QueueFlows) -> None:
+        self.record = record
+        self._queue = queue
+
+    message_id = property(lambda self: self.record.message_id, doc="Unique and sortable by the time of the push.")
+    receipt = property(lambda self: self.record.receipt, doc='Token of this delivery; "" from peek, pop and listings.')
+    queue_name = property(lambda self: self.record.queue_name, doc="The queue it is in.")
+    retrieval_count = property(lambda self: self.record.retrieval_count, doc="Deliveries so far; peek does not count.")
+
+    @property
+    def data(self) -> Any:
+        """The data, through the queue's deserializer; DeserializationError leaves the lease and receipt valid."""
+        try:
+            return self._data
+        except AttributeError:
+            self._data = self._queue._deserialized(self.record)
+            return self._data
+
+    @property
+    def sent(self) -> datetime:
+        """When it was pushed (server's clock, UTC)."""
+        return self.record.sent
+
+    @property
+    def first_retrieved(self) -> datetime | None:
+        """When it was first delivered; None: never."""
+        return self.record.first_retrieved
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the sender noted beside the data."""
+        return self.record.metadata
+
+    @property
+    def priority(self) -> int:
+        """-100 … 100, higher first."""
+        return self.record.priority
+
+    @property
+    def expires(self) -> datetime | None:
+        """When its ttl ends; None: never."""
+        return self.record.expires
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self.record == other.record
+
+    def __hash__(self) -> int:
+        return hash(self.record.message_id)
+
+    def __repr__(self) -> str:
+        try:
+            shown = repr(self.data)
+        except DeserializationError:
+            shown = "<cannot be deserialized>"
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        return (
+            f"{type(self).__name__}({self.record.message_id!r}, data={shown}, queue_name={self.record.queue_name!r}, "
+            f"retrieval_count={self.record.retrieval_count}, sent={self.sent.isoformat()!r})"
+        )
+
+
+Held = MessageFields | MessageRecord | tuple[str, str]
+
+
+def lease_of(message: Held) -> tuple[str, str]:
+    """(message_id, receipt) of what a verb was given; NotLeased when there is no receipt."""
+    if isinstance(message, MessageFields):
+        message = message.record
+    if isinstance(message, MessageRecord):
+        pair = (message.message_id, message.receipt)
+    else:
+        pair = message
+        if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+            raise InvalidOption("message", f"must be a message or (message_id, receipt), not {message!r:.60}")
+    if not pair[1]:
+        raise NotLeased(pair[0])
+    return pair
+
+
+def clock_override() -> str:
+    """The clock of this process, as the override of a queue made with clock="test"."""
+    return str(int(time.time() * 1000))
+
+
+def _distinct(ids: Iterable[str]) -> list[str]:
+    return [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
+
+
+class QueueFlows:
+    """What needs no server: naming, serializing, and the flows of several steps."""
+
+    def __init__(
+        self,
+        address: Address,
+        config: QueueConfig,
+        serializer: Callable[[Any], bytes] | None,
+        deserializer: Callable[[bytes], Any] | None,
+    ) -> None:
+        self._address = address
+        self._serializer = serializer
+        self._deserializer = deserializer
+        #: the settings as this client last saw them
+        self.config = config
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self._address.name
+
+    @property
+    def visibility_seconds(self) -> float:
+        """The visibility timeout in seconds."""
+        return milliseconds("visibility_timeout", self.config.visibility_timeout) / 1000
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def _clock(self) -> str:
+        """The override that queues made for tests take from this process's clock."""
+        return clock_override() if self.config.clock == "test" else ""
+
+    def _serialized(self, data: Any) -> bytes:
+        if self._serializer is not None:
+            try:
+                data = self._serializer(data)
+            except Exception as error:
+                raise NotSerializable(f"the serializer of queue {self.name!r} raised {error!r}") from error
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise NotSerializable(
+                    f"the serializer of queue {self.name!r} made {type(data).__name__}: it must return bytes"
+                )
+        return commands.as_bytes(data)
+
+    def _deserialized(self, record: MessageRecord) -> Any:
+        data = record.data
+        if self._deserializer is None:
+            return data
+        try:
+            return self._deserializer(data)
+        except Exception as error:
+            raise DeserializationError(
+                f"the deserializer raised {error!r} on message {record.message_id} of queue {self.name!r}"
+            ) from error
+
+    def _new(self, item: Any, options: NewMessage) -> NewMessage:
+        if isinstance(item, NewMessage):
+            return replace(item, data=self._serialized(item.data))
+        return replace(options, data=self._serialized(item))
+
+    def _pushes(self, items: Iterable[Any], options: NewMessage) -> Iterable[Command[list[str]]]:
+        """One command for each thousand; an iterable is read as it is sent."""
+        chunk: list[NewMessage] = []
+        size = 0
+        for item in items:
+            message = self._new(item, options)
+            chunk.append(message)
+            size += len(message.data)
+            if len(chunk) == BATCH or size > 4 * 1024 * 1024:
+                yield commands.push(self._address, chunk)
+                chunk, size = [], 0
+        if chunk:
+            yield commands.push(self._address, chunk)
+
+    def _gets(
+        self, limit: int, wait: float | timedelta, visibility_timeout: float | timedelta | None
+    ) -> Generator[Request, Any, Delivered]:
+        """Get up to ``limit``, waiting up to ``wait`` seconds for the first; without a polling loop.
+
+        An empty answer tells how long nothing can become ready by itself; the wait for a token is never longer.
+        """
+        seconds = milliseconds("wait", wait) / 1000
+        integer("limit", limit, 1, BATCH)
+        ends = steady() + seconds
+        patience = min(LONGEST_WAIT, self._lease(visibility_timeout) / 2)
+
+        def ask(wanted: int) -> Command[Delivered]:
+            return commands.exchange(self._address, (), wanted, visibility_timeout=visibility_timeout)
+
+        asked = steady()
+        answer: Delivered = yield ask(limit)
+        rest: Command[Delivered] | None = None
+        while not answer.messages:
+            if answer.more:
+                asked = steady()
+                answer = yield ask(limit)
+                continue
+            left = ends - steady()
+            if left <= 0:
+                return answer
+            pause = min(left, patience) if answer.wait is None else min(left, patience, answer.wait)
+            asked = steady()
+            # Behind the token only one is asked for: should this process be stopped while it waits,
+            # it holds no more than that.
+            answer = yield Waiting(ask(1), max(pause, 0.001))
+            rest = ask(limit - 1) if limit > 1 else None
+        return (yield from self._secures(answer, asked, visibility_timeout, rest))
+
+    def _lease(self, visibility_timeout: float | timedelta | None) -> float:
+        held = self.config.visibility_timeout if visibility_timeout is None else visibility_timeout
+        return milliseconds("visibility_timeout", held, least=1) / 1000
+
+    def _secures(
+        self,
+        answer: Delivered,
+        asked: float,
+        visibility_timeout: float | timedelta | None,
+        rest: Command[Delivered] | None = None,
+    ) -> Generator[Request, Any, Delivered]:
+        """Messages that were got, and perhaps the ``rest`` behind them; what came late only if it is still ours."""
+        timeout = self._lease(visibility_timeout)
+        try:
+            if rest and steady() - asked <= timeout / 2:
+                try:
+                    more: Delivered = yield rest
+                except PsmqError:
+                    return answer  # what is held is worth more than the error
+                answer = answer._replace(messages=answer.messages + more.messages)
+            if steady() - asked > timeout / 2:
+                # The answer came late (this process was stopped, the network stood still): is it still ours?
+                leases = [(message.message_id, message.receipt) for message in answer.messages]
+                words: list[str] = yield commands.extend(self._address, leases, timeout)
+                kept = [message for message, word in zip(answer.messages, words, strict=True) if word == "done"]
+                answer = answer._replace(messages=kept)
+        except Interrupted:
+            unseen = [(found.message_id, found.receipt, Release(count=False)) for found in answer.messages]
+            yield commands.exchange(self._address, unseen, 0)
+        return answer
+
+    def _exchanges(
+        self,
+        settlements: Sequence[tuple[Held, Settlement]],
+        limit: int,
+        wait: float | timedelta,
+        visibility_timeout: float | timedelta | None,
+    ) -> Generator[Request, Any, tuple[list[str], list[MessageRecord]]]:
+        """Settle, then get; the settlements travel in a first exchange that does not wait."""
+        milliseconds("wait", wait)
+        items = [(*lease_of(message), settlement) for message, settlement in settlements]
+        words: list[str] = []
+        for start in range(0, max(1, len(items)), BATCH):
+            last = start + BATCH >= len(items)
+            asked = steady()
+            first: Delivered = yield commands.exchange(
+                self._address,
+                items[start : start + BATCH],
+                limit if last else 0,
+                visibility_timeout=visibility_timeout,
+            )
+            words += first.words
+        if first.messages:
+            got = yield from self._secures(first, asked, visibility_timeout)
+        elif limit == 0 or (not wait and not first.more):
+            got = first
+        else:
+            got = yield from self._gets(limit, wait, visibility_timeout)
+        return words, got.messages
+
+    def _pops(self) -> Generator[Request, Any, MessageRecord | None]:
+        while True:
+            answer: Popped = yield commands.pop(self._address)
+            if answer.message or not answer.more:
+                return answer.message
+
+    def _settles(self, message: Held, settlement: Settlement) -> Generator[Request, Any, None]:
+        message_id, receipt = lease_of(message)
+        answer: Delivered = yield commands.exchange(self._address, [(message_id, receipt, settlement)], 0)
+        if answer.words[0] == "stale":
+            raise ReceiptExpired(self.name, message_id)
+
+    def _extends(self, message: Held, timeout: float | timedelta) -> Generator[Request, Any, None]:
+        lease = lease_of(message)
+        words: list[str] = yield commands.extend(self._address, [lease], timeout)
+        if words[0] == "stale":
+            raise ReceiptExpired(self.name, lease[0])
+
+    def _purges(self, states: Sequence[State], ids: Iterable[str] | None) -> Generator[Request, Any, int]:
+        total = 0
+        if ids is not None:
+            wanted = _distinct(ids)
+            for start in range(0, len(wanted), BATCH):
+                removed: int = yield commands.purge(self._address, "dead", wanted[start : start + BATCH])
+                total += removed
+            return total
+        # all built, and so checked, before the first is sent
+        for purging in [commands.purge(self._address, state) for state in states]:
+            while removed := (yield purging):
+                total += removed
+        return total
+
+    def _finds_dead(
+        self, limit: int, after: DeadLetter | None, ids: Iterable[str] | None, *, data: bool
+    ) -> Generator[Request, Any, list[DeadLetter]]:
+        if ids is None:
+            page: list[DeadLetter] = yield commands.dead_letters(self._address, limit, after, (), data=data)
+            return page
+        wanted, found = _distinct(ids), []
+        while wanted:
+            page = yield commands.dead_letters(self._address, limit, None, wanted[:BATCH], data=data)
+            found += page
+            # Large bodies end a page early: who is missing is asked for once more.
+            seen = {letter.message.message_id for letter in page}
+            left = [message_id for message_id in wanted[:BATCH] if message_id not in seen] if page else []
+            wanted = left + wanted[BATCH:]
+        return found
+
+    def _finds_failures(self, ids: Iterable[str]) -> Generator[Request, Any, list[tuple[bytes, ...]]]:
+        wanted, found = list(ids), []
+        # Up to 64 KiB for each: a few at a time.
+        for start in range(0, len(wanted), 50):
+            found += yield commands.failures(self._address, wanted[start : start + 50])
+        return found
+
+    def _redrives(self, ids: Iterable[str], *, keep_count: bool) -> Generator[Request, Any, int]:
+        wanted = _distinct(ids)
+        total = 0
+        for start in range(0, len(wanted), BATCH):
+            count: int = yield commands.redrive(self._address, wanted[start : start + BATCH], keep_count=keep_count)
+            total += count
+        return total
+
+    def _awaits_result(self, message_id: str, wait: float | timedelta) -> Generator[Request, Any, bytes | None]:
+        ends = steady() + milliseconds("wait", wait) / 1000
+        found: bytes | None = yield commands.await_result(self._address, message_id, 0)
+        while found is None:
+            left = ends - steady()
+            if left <= 0:
+                break
+            try:
+                found = yield commands.await_result(self._address, message_id, max(0.001, min(left, LONGEST_WAIT)))
+            except ServerFull:
+                # At maxmemory the server refuses BLMOVE, which it counts as writing: look twice a second instead.
+                yield Pause(0.5)
+                found = yield commands.await_result(self._address, message_id, 0)
+        return found

@@ -1,0 +1,69 @@
+-- Writes, gathered and sent as one command a key: a batch of 64 messages costs a dozen commands, not hundreds.
+local batch = {}
+
+-- unpack() works to 7,990 values
+local most = 4000
+
+function batch.new()
+    return { order = {} }
+end
+
+local function list(writes, command, key)
+    local name = command .. key
+    local found = writes[name]
+    if not found then
+        found = { command = command, key = key }
+        writes[name] = found
+        writes.order[#writes.order + 1] = found
+    end
+    return found
+end
+
+-- one member or field (ZREM, HDEL, UNLINK-like lists)
+function batch.drop(writes, command, key, member)
+    local found = list(writes, command, key)
+    found[#found + 1] = member
+end
+
+-- a pair: score and member (ZADD), field and value (HSET)
+function batch.put(writes, command, key, first, second)
+    local found = list(writes, command, key)
+    found[#found + 1] = first
+    found[#found + 1] = second
+end
+
+local function send(found)
+    local size = #found
+    for start = 1, size, most do
+        redis.call(found.command, found.key, unpack(found, start, math.min(start + most - 1, size)))
+    end
+end
+
+-- Removals first: what is moved within one key is taken out, then put in.
+function batch.flush(writes)
+    for _, found in ipairs(writes.order) do
+        if found.command == 'ZREM' or found.command == 'HDEL' then
+            send(found)
+        end
+    end
+    for _, found in ipairs(writes.order) do
+        if found.command ~= 'ZREM' and found.command ~= 'HDEL' then
+            send(found)
+        end
+    end
+end
+
+-- HMGET in slices that unpack() can take.
+function batch.fetch(key, ids)
+    if #ids <= most then
+        return #ids > 0 and redis.call('HMGET', key, unpack(ids)) or {}
+    end
+    local values = {}
+    for start = 1, #ids, most do
+        local part = redis.call('HMGET', key, unpack(ids, start, math.min(start + most - 1, #ids)))
+        for index = 1, #part do
+            values[start + index - 1] = part[index]
+        end
+    end
+    return values
+end

@@ -1,0 +1,181 @@
+-- The frame of every call: which queue, what time, whether this command was done before, and what must be written
+-- back whatever the call does. A command that is sent again has the effect of one.
+local calls = {}
+
+-- Revision of this library; a client that is newer replaces it. Raised by every change of these files.
+calls.revision = 1
+-- Layout of the data; a queue written by a newer one is refused.
+calls.layout = 1
+
+-- a client that has been silent so long is forgotten (ms), and how many are remembered at most
+local client_memory, most_clients = 1200000, 10000
+-- how exactly `recent` and `consumers` are kept (ms): writing them each time would cost as much as the call
+local rough = 10000
+-- no getter waits longer than this for its token (ms): what becomes ready sooner must wake one
+calls.longest_wait = 2000
+
+local names = {
+    'layout', 'deleting', 'clock', 'paused', 'seen', 'offset', 'grace', 'last_id', 'received', 'largest',
+    'visibility_timeout', 'max_retrievals', 'on_expiry', 'delay', 'ttl', 'max_size', 'max_length',
+    'deduplication_window',
+}
+local numbers = {
+    'received', 'largest', 'last_id', 'grace', 'visibility_timeout', 'max_retrievals', 'delay', 'ttl', 'max_size',
+    'max_length', 'deduplication_window',
+}
+
+-- For calls without a number: reads, and writes that may be done twice.
+-- ks: queue hash, never-key. argv: clock override, client's revision
+-- returns call { k, queue, now, time, micros, writes, counters } | nil, refusal
+function calls.open(ks, argv)
+    local override, revision = argv[1], errors.integer(argv[2], 0, 1000000)
+    if #ks ~= 2 or not revision then
+        return nil, errors.refuse('INVALID_OPTION', 'call takes two keys, a clock and a revision')
+    end
+    if revision > calls.revision then
+        return nil, errors.refuse('OLD_LIBRARY', string.format('%d', calls.revision))
+    end
+    local base = ks[1]
+    local values, queue = redis.call('HMGET', base, unpack(names)), {}
+    for index, name in ipairs(names) do
+        queue[name] = values[index] or nil
+    end
+    if not queue.layout then
+        return nil, errors.refuse('QUEUE_NOT_FOUND')
+    end
+    if queue.deleting then
+        return nil, errors.refuse('QUEUE_DELETING')
+    end
+    if (tonumber(queue.layout) or 0) > calls.layout then
+        return nil, errors.refuse('SERVER_UNSUITABLE', 'its data was written by a newer psmq: upgrade this client')
+    end
+    for _, name in ipairs(numbers) do
+        queue[name] = tonumber(queue[name])
+    end
+    local moment, refusal = clock.read(override, queue)
+    if not moment then
+        return nil, refusal
+    end
+    local seen, grace = tonumber(queue.seen) or 0, queue.grace or 0
+    local gap = moment.time - seen
+    if seen > 0 and gap > queue.visibility_timeout / 2 + 1000 then
+        -- Nobody has called for longer than waiting getters stay silent: the server, or the way to it, was away.
+        -- Workers get time to extend what they still run before it is handed out again.
+        grace = moment.now + math.floor(math.min(queue.visibility_timeout / 3, 10000))
+    end
+    return {
+        k = keys.of(base), queue = queue, now = moment.now, time = moment.time, micros = moment.micros,
+        offset = moment.offset, grace = grace, writes = batch.new(), counters = {},
+    }
+end
+
+function calls.count(call, counter, by)
+    call.counters[counter] = (call.counters[counter] or 0) + by
+end
+
+-- Writes back what every writing call leaves: the clock's state, counters, fields of the queue hash.
+-- fields: further { name, value, … } of the queue hash, or nil
+function calls.close(call, fields)
+    batch.flush(call.writes)
+    fields = fields or {}
+    fields[#fields + 1] = 'seen'
+    fields[#fields + 1] = entries.integer(call.time)
+    if call.offset > 0 then
+        fields[#fields + 1] = 'offset'
+        fields[#fields + 1] = entries.integer(call.offset)
+    end
+    if call.grace > call.now then
+        fields[#fields + 1] = 'grace'
+        fields[#fields + 1] = entries.integer(call.grace)
+    end
+    redis.call('HSET', call.k.base, unpack(fields))
+    for counter, by in pairs(call.counters) do
+        redis.call('HINCRBY', call.k.base, counter, entries.integer(by))
+    end
+end
+
+-- For numbered commands: as calls.open, then who asks and whether it was answered before.
+-- argv: clock, revision, client id, number, nonce (8 … 32 of 0-9a-z)
+-- returns call | nil, refusal. call.answered is the remembered answer of a repeat: nothing may be written then.
+function calls.begin(ks, argv)
+    local client, number, nonce = argv[3], errors.integer(argv[4], 1, 2 ^ 53 - 1), argv[5]
+    if not client or #client < 8 or #client > 40 or not number
+        or not nonce or not string.find(nonce, '^%w+$') or #nonce < 8 or #nonce > 32 then
+        return nil, errors.refuse('INVALID_OPTION', 'client, number or nonce is malformed')
+    end
+    local call, refusal = calls.open(ks, argv)
+    if not call then
+        return nil, refusal
+    end
+    call.client, call.number, call.nonce = client, number, nonce
+    local known = redis.call('HGET', call.k.clients, client)
+    if known then
+        if string.sub(known, 1, 4) == 'gone' then
+            return nil, errors.refuse('CLIENT_GONE')
+        end
+        local last, its_nonce, recent, asked, answer = string.match(known, '^(%d+) (%w+) (%d+) (%d+) (.*)$')
+        last = tonumber(last)
+        if last then
+            if number < last or (number == last and nonce ~= its_nonce) then
+                return nil, errors.refuse('COMMAND_CLASH')
+            end
+            call.recent, call.asked = tonumber(recent), tonumber(asked)
+            if number == last then
+                call.answered = answer
+            end
+        end
+    end
+    return call
+end
+
+-- Two clients that fell silent long ago are forgotten for each new one, so their number stays bounded.
+local function trim(call)
+    local oldest = redis.call('ZRANGE', call.k.recent, 0, 1, 'WITHSCORES')
+    local crowded = #oldest > 0 and redis.call('ZCARD', call.k.recent) > most_clients
+    for index = 1, #oldest, 2 do
+        if crowded or tonumber(oldest[index + 1]) < call.now - client_memory then
+            redis.call('ZREM', call.k.recent, oldest[index])
+            redis.call('HDEL', call.k.clients, oldest[index])
+        end
+    end
+end
+
+-- Ends a numbered command: writes everything back and remembers the answer for a repeat.
+-- asking: the call asked for messages, so its client counts as a consumer
+function calls.finish(call, answer, fields, asking)
+    calls.close(call, fields)
+    if not call.recent then
+        trim(call)
+    end
+    local now = call.now
+    if not call.recent or now - call.recent > rough then
+        redis.call('ZADD', call.k.recent, now, call.client)
+        call.recent = now
+    end
+    if asking and (not call.asked or now - call.asked > rough) then
+        redis.call('ZREMRANGEBYSCORE', call.k.consumers, '-inf', now - 600000)
+        redis.call('ZADD', call.k.consumers, now, call.client)
+        call.asked = now
+    end
+    redis.call('HSET', call.k.clients, call.client, string.format('%.0f %s %.0f %.0f %s',
+        call.number, call.nonce, call.recent, call.asked or 0, answer))
+end
+
+-- The tokens that lie in `wake`. A key of another type there is removed, or it would stop every push, and send
+-- waiting getters round in circles.
+function calls.tokens(call)
+    local length = redis.pcall('LLEN', call.k.wake)
+    if type(length) == 'table' then
+        redis.call('DEL', call.k.wake)
+        return 0
+    end
+    return length
+end
+
+-- Leaves the token that wakes one waiting getter, unless there is one; a paused queue wakes nobody.
+-- The only writer of `wake`.
+function calls.arm(call)
+    if not call.queue.paused and calls.tokens(call) == 0 then
+        redis.call('RPUSH', call.k.wake, '1')
+    end
+end

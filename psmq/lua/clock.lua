@@ -1,0 +1,30 @@
+-- Time. Delays, leases and ttls run in logical time: the server's TIME plus an offset that grows by every jump back.
+-- So it never goes back (nothing is delivered early) and never stands still (nothing waits for a jump to be caught up).
+local clock = {}
+
+-- The integer ms and microseconds of this call. `override` is ms, '' in production.
+-- stored: clock, seen (last TIME in ms), offset (ms)
+-- returns { now = logical ms, time = raw ms, micros = raw microseconds, offset = ms } | nil, refusal
+function clock.read(override, stored)
+    local time, micros
+    if override == '' then
+        local parts = redis.call('TIME')
+        micros = parts[1] * 1000000 + parts[2]
+        time = math.floor(micros / 1000)
+    else
+        if stored.clock ~= 'test' then
+            return nil, errors.refuse('INVALID_OPTION', 'clock can be moved in a queue made with clock=test only')
+        end
+        -- what is longest from then on still fits into a place
+        time = errors.integer(override, 0, 2 ^ 42 - errors.longest)
+        if not time then
+            return nil, errors.refuse('INVALID_OPTION', 'clock must be integer milliseconds')
+        end
+        micros = time * 1000
+    end
+    local seen, offset = tonumber(stored.seen) or 0, tonumber(stored.offset) or 0
+    if time < seen then
+        offset = offset + (seen - time)
+    end
+    return { now = time + offset, time = time, micros = micros, offset = offset }
+end

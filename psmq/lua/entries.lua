@@ -1,0 +1,95 @@
+-- What is kept of one message beside its bytes: ids, heads and state entries, as text that stays readable in HGETALL.
+local entries = {}
+
+local digits = '0123456789abcdefghjkmnpqrstvwxyz'
+local pairs_of_digits = {}
+
+-- place in the ready order: -priority * 2^42 + the ms of becoming ready
+entries.step = 4398046511104
+
+-- The 11 sortable digits of a microsecond count.
+function entries.time_digits(micros)
+    if not pairs_of_digits[1] then
+        for value = 0, 1023 do
+            local high, low = math.floor(value / 32) + 1, value % 32 + 1
+            pairs_of_digits[value + 1] = string.sub(digits, high, high) .. string.sub(digits, low, low)
+        end
+    end
+    local parts = {}
+    for position = 5, 1, -1 do
+        local rest = math.floor(micros / 1024)
+        parts[position] = pairs_of_digits[micros - rest * 1024 + 1]
+        micros = rest
+    end
+    return string.sub(digits, micros + 1, micros + 1)
+        .. parts[1] .. parts[2] .. parts[3] .. parts[4] .. parts[5]
+end
+
+function entries.integer(number)
+    return string.format('%.0f', number)
+end
+
+function entries.priority(place)
+    return -math.floor(place / entries.step)
+end
+
+function entries.place(priority, ms)
+    return -priority * entries.step + ms
+end
+
+-- The options in front of a stored value: { p m x r n }, nil when the value is not one of ours.
+function entries.head(value)
+    local stop = string.find(value, ';', 1, true)
+    if not stop or stop > 120 then
+        return nil
+    end
+    local head = {}
+    for letter, number in string.gmatch(string.sub(value, 1, stop - 1), '(%l)(%-?%d+)') do
+        head[letter] = tonumber(number)
+    end
+    return head, stop
+end
+
+-- A state entry. Options: m own limit, o limit set later, x expiry, r result ttl, u uncounted returns in a row,
+-- c crashes in a row, k since when nobody can read it, w held by a worker that extends its leases.
+-- nil when the text is not one of ours.
+function entries.parse(text)
+    local receipt, count, first, place, options = string.match(text, '^(%S+) (%d+) (%d+) (%-?%d+) ?(%w*)$')
+    if not receipt or #count > 15 or #first > 15 or #place > 17 then
+        return nil
+    end
+    local entry = { receipt = receipt, count = tonumber(count), first = tonumber(first), place = tonumber(place) }
+    if options ~= '' then
+        for letter, number in string.gmatch(options, '(%l)(%d+)') do
+            entry[letter] = tonumber(number)
+        end
+    end
+    return entry
+end
+
+function entries.options(entry)
+    local text = ''
+    if entry.m then text = text .. 'm' .. entries.integer(entry.m) end
+    if entry.o then text = text .. 'o' .. entries.integer(entry.o) end
+    if entry.x then text = text .. 'x' .. entries.integer(entry.x) end
+    if entry.r then text = text .. 'r' .. entries.integer(entry.r) end
+    if entry.u then text = text .. 'u' .. entries.integer(entry.u) end
+    if entry.c then text = text .. 'c' .. entries.integer(entry.c) end
+    if entry.k then text = text .. 'k' .. entries.integer(entry.k) end
+    if entry.w then text = text .. 'w1' end
+    return text
+end
+
+function entries.text(entry, options)
+    return string.format('%s %d %.0f %.0f %s', entry.receipt, entry.count, entry.first, entry.place, options or entries.options(entry))
+end
+
+-- The entry of a message that has none yet, from its head.
+function entries.fresh(head, place)
+    return { receipt = '-', count = 0, first = 0, place = place, m = head.m, r = head.r }
+end
+
+-- deliveries it may have
+function entries.limit(entry, queue)
+    return entry.o or entry.m or queue.max_retrievals
+end

@@ -1,0 +1,162 @@
+-- The way in.
+local push = {}
+
+local draw = '^[0-9a-hjkmnp-tv-z]+$'
+local most_items, most_bytes_of_dedup = 1000, 256
+
+-- The message that a deduplication id stands for, nil when there is none or its window has ended.
+local function standing(call, name)
+    local known = redis.call('HGET', call.k.dedup, name)
+    local id, ends = string.match(known or '', '^(%S+) (%d+)$')
+    return id and tonumber(ends) > call.now and id or nil
+end
+
+-- Two ended windows are forgotten for each one opened.
+local function open_window(call, name, id)
+    local k, ends = call.k, call.now + call.queue.deduplication_window
+    local gone = redis.call('ZRANGEBYSCORE', k.dedup_ends, '-inf', call.now, 'LIMIT', 0, 2)
+    if #gone > 0 then
+        redis.call('ZREM', k.dedup_ends, unpack(gone))
+        redis.call('HDEL', k.dedup, unpack(gone))
+    end
+    redis.call('HSET', k.dedup, name, id .. ' ' .. entries.integer(ends))
+    redis.call('ZADD', k.dedup_ends, ends, name)
+end
+
+-- argv from `first` on, four for each message: random, options, deduplication id, body
+-- returns { { random, options, dedup, body }, … }, largest size | nil, refusal
+local function read(call, argv, first)
+    local items, largest = {}, 0
+    for index = first, #argv, 4 do
+        local random, text, name, body = argv[index], argv[index + 1], argv[index + 2], argv[index + 3]
+        if #random ~= 11 or not string.find(random, draw) then
+            return nil, errors.refuse('INVALID_OPTION', 'random must be 11 digits of an id')
+        end
+        local options, refusal = {}, nil
+        if text ~= '' then
+            options, refusal = errors.options(text, 'pdtmrn')
+            if not options then return nil, refusal end
+        end
+        if (options.n or 0) > #body then
+            return nil, errors.refuse('INVALID_OPTION', 'metadata is longer than the message')
+        end
+        if #name > most_bytes_of_dedup then
+            return nil, errors.refuse('INVALID_OPTION', 'deduplication_id must have at most 256 bytes')
+        end
+        if #body > call.queue.max_size then
+            return nil, errors.refuse('MESSAGE_TOO_LARGE', string.format('%d %.0f', #body, call.queue.max_size))
+        end
+        largest = math.max(largest, #body)
+        items[#items + 1] = { random = random, options = options, name = name, body = body }
+    end
+    return items, largest
+end
+
+-- How many of the items are no second copies of a message in its deduplication window.
+local function unseen(call, items)
+    local names, count = {}, 0
+    for _, item in ipairs(items) do
+        if item.name == '' or not (names[item.name] or standing(call, item.name)) then
+            names[item.name] = true
+            count = count + 1
+        end
+    end
+    return count
+end
+
+local function length(k)
+    return redis.call('ZCARD', k.ready) + redis.call('ZCARD', k.suspects)
+        + redis.call('ZCARD', k.delayed) + redis.call('ZCARD', k.leased)
+end
+
+-- The stored value of one message; the common one has no options of its own.
+local function value(options, expires, body)
+    local head = ''
+    if options.p and options.p ~= 0 then head = 'p' .. options.p end
+    if options.m then head = head .. 'm' .. options.m end
+    if expires then head = head .. 'x' .. entries.integer(expires) end
+    if options.r then head = head .. 'r' .. entries.integer(options.r) end
+    if options.n then head = head .. 'n' .. options.n end
+    return head .. ';' .. body
+end
+
+-- psmq_v1_push: stores 1 to 1000 messages, all or none.
+-- argv: clock, revision, client, number, nonce, then for each message
+--   random (11 digits of its id), options (p priority, d delay, t ttl, m max_retrievals, r result_ttl,
+--   n metadata bytes in front of the data), deduplication id or '', body
+-- returns ids; a deduplication id within its window answers the first message's id and stores nothing
+function push.push(ks, argv)
+    local call, refusal = calls.begin(ks, argv)
+    if not call then return refusal end
+    local count = (#argv - 5) / 4
+    if count < 1 or count > most_items or count % 1 ~= 0 then
+        return errors.refuse('INVALID_OPTION', 'messages must be 1 to 1000')
+    end
+    if call.answered then
+        local ids = {}
+        for id in string.gmatch(call.answered, '%S+') do
+            ids[#ids + 1] = id
+        end
+        return ids
+    end
+    local queue, k, writes = call.queue, call.k, call.writes
+    local items, largest = read(call, argv, 6)
+    if not items then return largest end
+    local added = queue.max_length and unseen(call, items)
+    if added and length(k) + added > queue.max_length then
+        moving.catch_up(call)
+        if length(k) + added > queue.max_length then
+            calls.close(call)
+            return errors.refuse('QUEUE_FULL', entries.integer(queue.max_length))
+        end
+        writes = call.writes
+    end
+    local micros = math.max(call.micros, (queue.last_id or 0) + 1)
+    local ids, sent, soon = {}, 0, false
+    for index, item in ipairs(items) do
+        local id = item.name ~= '' and standing(call, item.name)
+        if not id then
+            id = entries.time_digits(micros) .. item.random
+            micros = micros + 1
+            sent = sent + 1
+            local options = item.options
+            local ttl = options.t or queue.ttl
+            local expires = ttl and call.now + ttl
+            local delay = options.d or queue.delay
+            local priority = options.p or 0
+            batch.put(writes, 'HSET', k.messages, id, value(options, expires, item.body))
+            local place = entries.place(priority, call.now + delay)
+            if delay > 0 then
+                batch.put(writes, 'ZADD', k.delayed, call.now + delay, id)
+            else
+                batch.put(writes, 'ZADD', k.ready, place, id)
+            end
+            soon = soon or delay <= calls.longest_wait
+            if expires or (delay > 0 and priority ~= 0) then
+                -- What the server must know of it before anybody gets it; others have no entry until then.
+                local entry = { receipt = '-', count = 0, first = 0, place = place }
+                entry.m, entry.x, entry.r = options.m, expires, options.r
+                batch.put(writes, 'HSET', k.state, id, entries.text(entry))
+            end
+            if expires then
+                batch.put(writes, 'ZADD', k.expiring, expires, id)
+            end
+            if item.name ~= '' then
+                open_window(call, item.name, id)
+            end
+        end
+        ids[index] = id
+    end
+    local fields = { 'last_id', entries.integer(micros - 1) }
+    if sent == 0 then fields = {} end
+    if largest > (queue.largest or 0) then
+        fields[#fields + 1] = 'largest'
+        fields[#fields + 1] = entries.integer(largest)
+    end
+    calls.count(call, 'sent', sent)
+    calls.finish(call, table.concat(ids, ' '), fields)
+    if soon and sent > 0 then
+        calls.arm(call)
+    end
+    return ids
+end

@@ -1,0 +1,69 @@
+-- Back into circulation.
+local redriving = {}
+
+-- What keeps one of these ids from being redriven: an id and what it is not; nil when nothing does.
+local function obstacle(call, ids)
+    local buried = redis.call('ZMSCORE', call.k.dead, unpack(ids))
+    for index, id in ipairs(ids) do
+        if not buried[index] then
+            return id, 'dead'
+        end
+        if redis.call('HEXISTS', call.k.messages, id) == 0 then
+            return id, 'readable'
+        end
+    end
+end
+
+-- psmq_v1_redrive: dead letters become ready again, with their history, without their expiry.
+-- argv: clock, revision, client, number, nonce, keep_count ('1': one more delivery; '': the count starts anew), id…
+-- returns the number redriven; MESSAGE_NOT_FOUND for an id that is not dead, and nothing was done
+function redriving.redrive(ks, argv)
+    local call, refusal = calls.begin(ks, argv)
+    if not call then return refusal end
+    local keep_count = argv[6] == '1'
+    if #argv < 7 or #argv > 1006 then
+        return errors.refuse('INVALID_OPTION', 'ids must be 1 to 1000')
+    end
+    if call.answered then
+        return tonumber(call.answered)
+    end
+    local ids = { unpack(argv, 7) }
+    if obstacle(call, ids) then
+        -- Reads show as dead what the next get would bury.
+        moving.catch_up(call)
+        local id, what = obstacle(call, ids)
+        if id then
+            calls.close(call)
+            return errors.refuse('MESSAGE_NOT_FOUND', string.sub(id, 1, 40) .. ' ' .. what)
+        end
+    end
+    local chosen, count = {}, 0
+    for index, state in ipairs(batch.fetch(call.k.state, ids)) do
+        if not chosen[ids[index]] then
+            chosen[ids[index]] = state or ''
+            count = count + 1
+        end
+    end
+    local writes, k = call.writes, call.k
+    for id, state in pairs(chosen) do
+        local entry = entries.parse(state) or { count = 0, place = 0, first = 0 }
+        if entry.count == 0 and entry.place == 0 then
+            local head = entries.head(redis.call('HGET', k.messages, id)) or {}
+            entry = entries.fresh(head, entries.place(head.p or 0, 0))
+        end
+        local place = entries.place(entries.priority(entry.place), call.now)
+        local again = { receipt = '-', count = 0, first = 0, place = place, m = entry.m, r = entry.r }
+        if keep_count then
+            again.count, again.first, again.o = entry.count, entry.first, entry.count + 1
+        end
+        batch.drop(writes, 'ZREM', k.dead, id)
+        batch.drop(writes, 'HDEL', k.reasons, id)
+        batch.put(writes, 'ZADD', k.ready, place, id)
+        batch.put(writes, 'HSET', k.state, id, entries.text(again))
+        redis.call('UNLINK', keys.result(k.base, id))
+    end
+    calls.count(call, 'redriven', count)
+    calls.finish(call, entries.integer(count))
+    calls.arm(call)
+    return count
+end

@@ -1,0 +1,276 @@
+"""The queue as programs with threads see it: thin verbs over commands.
+
+``async_queue.py`` has the same verbs with the same parameters and words; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from psmq import commands
+from psmq.commands import Address, Delivered, NewMessage, State
+from psmq.config import QueueConfig, milliseconds
+from psmq.errors import PsmqError
+from psmq.flows import Held, Interrupted, MessageFields, Pause, QueueFlows, Request, Waiting
+from psmq.settlement import Bury, Delete, Release, Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from datetime import timedelta
+
+    from psmq.connection import Channel, Link
+    from psmq.message import DeadLetter, MessageRecord, QueueInfo
+
+__all__ = ["Message", "Queue"]
+
+
+class Message(MessageFields):
+    """A message bound to the queue it came from. Always true."""
+
+    __slots__ = ()
+    _queue: Queue
+
+    def delete(self) -> None:
+        """Done with it. ReceiptExpired when it was delivered again meanwhile."""
+        self._queue.delete(self)
+
+    def extend(self, timeout: float | timedelta) -> None:
+        """Keep it hidden for ``timeout`` seconds from now."""
+        self._queue.extend(self, timeout)
+
+    def release(self, delay: float | timedelta = 0, *, count: bool = True, max_retrievals: int | None = None) -> None:
+        """Give it back, ready after ``delay`` seconds."""
+        self._queue.release(self, delay, count=count, max_retrievals=max_retrievals)
+
+    def bury(self, reason: str) -> None:
+        """Make it a dead letter."""
+        self._queue.bury(self, reason)
+
+
+class Queue(QueueFlows):
+    """A queue on the server; safe to use from any thread."""
+
+    def __init__(
+        self,
+        address: Address,
+        config: QueueConfig,
+        link: Link | Channel,
+        serializer: Callable[[Any], bytes] | None = None,
+        deserializer: Callable[[bytes], Any] | None = None,
+    ) -> None:
+        super().__init__(address, config, serializer, deserializer)
+        self._link = link
+
+    def _run(self, request: Request) -> Any:
+        if isinstance(request, Waiting):
+            return self._link.run(request.command, clock=self._clock(), wake=request.seconds)
+        if isinstance(request, Pause):
+            return time.sleep(request.seconds)
+        return self._link.run(request, clock=self._clock())
+
+    def _drive(self, steps: Generator[Request, Any, Any]) -> Any:
+        try:
+            request = next(steps)
+            while True:
+                try:
+                    answer = self._run(request)
+                except PsmqError as error:
+                    request = steps.throw(error)
+                except BaseException:
+                    self._let_go(steps)
+                    raise
+                else:
+                    request = steps.send(answer)
+        except StopIteration as stop:
+            return stop.value
+
+    def _let_go(self, steps: Generator[Request, Any, Any]) -> None:
+        with contextlib.suppress(PsmqError, Interrupted, StopIteration):
+            self._run(steps.throw(Interrupted()))
+
+    def push(
+        self,
+        data: Any,
+        *,
+        delay: float | timedelta | None = None,
+        priority: int = 0,
+        ttl: float | timedelta | None = None,
+        deduplication_id: str | None = None,
+        max_retrievals: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        result_ttl: float | timedelta | None = None,
+    ) -> str:
+        """Store a message; None stands for the queue's setting. → its id
+
+        Raises NotSerializable, MessageTooLarge, QueueFull, ServerFull, InvalidOption; then nothing was stored.
+        """
+        options = NewMessage(b"", delay, priority, ttl, deduplication_id, max_retrievals, metadata, result_ttl)
+        ids: list[str] = self._run(commands.push(self._address, [self._new(data, options)]))
+        return ids[0]
+
+    def push_many(
+        self,
+        items: Iterable[Any],
+        *,
+        delay: float | timedelta | None = None,
+        priority: int = 0,
+        ttl: float | timedelta | None = None,
+        max_retrievals: int | None = None,
+        metadata: Mapping[str, str] | None = None,
+        result_ttl: float | timedelta | None = None,
+    ) -> list[str]:
+        """Store many messages, a thousand in one trip; each thousand is stored whole or not at all. → their ids
+
+        Items are data, or NewMessage with options of their own. An iterable is read as it is sent.
+        """
+        options = NewMessage(b"", delay, priority, ttl, None, max_retrievals, metadata, result_ttl)
+        return [found for command in self._pushes(items, options) for found in self._run(command)]
+
+    def get(
+        self, *, wait: float | timedelta = 0, visibility_timeout: float | timedelta | None = None
+    ) -> Message | None:
+        """The next message, hidden from others for its visibility timeout; None when there is none after ``wait`` s.
+
+        Delete it when done: otherwise it is delivered again, and is dead after max_retrievals deliveries.
+        """
+        found: Delivered = self._drive(self._gets(1, wait, visibility_timeout))
+        return Message(found.messages[0], self) if found.messages else None
+
+    def get_many(
+        self,
+        limit: int,
+        *,
+        wait: float | timedelta = 0,
+        visibility_timeout: float | timedelta | None = None,
+    ) -> list[Message]:
+        """Up to ``limit`` (1 … 1000) messages in one trip; waits for the first only. Ends early after 256 KiB."""
+        found: Delivered = self._drive(self._gets(limit, wait, visibility_timeout))
+        return [Message(record, self) for record in found.messages]
+
+    def exchange(
+        self,
+        settlements: Sequence[tuple[Held, Settlement]],
+        limit: int = 0,
+        *,
+        wait: float | timedelta = 0,
+        visibility_timeout: float | timedelta | None = None,
+    ) -> tuple[list[str], list[Message]]:
+        """Delete, release or bury what is finished and get what is next, in one trip.
+
+        → a word for each settlement: done, stale (the receipt had expired, nothing was changed) or dead (a release
+        that met max_retrievals); and the new messages.
+        """
+        words, records = self._drive(self._exchanges(settlements, limit, wait, visibility_timeout))
+        return words, [Message(record, self) for record in records]
+
+    def pop(self) -> Message | None:
+        """Take the next message and delete it at once: if processing fails, it is lost."""
+        record: MessageRecord | None = self._drive(self._pops())
+        return record and Message(record, self)
+
+    def peek(self) -> Message | None:
+        """A copy of the message that the next get would give; nothing changes."""
+        record: MessageRecord | None = self._run(commands.peek(self._address))
+        return record and Message(record, self)
+
+    def delete(self, message: Held) -> None:
+        """Done with a message that was got. ReceiptExpired when it was delivered again or settled meanwhile."""
+        self._drive(self._settles(message, Delete()))
+
+    def extend(self, message: Held, timeout: float | timedelta) -> None:
+        """Let the lease end ``timeout`` seconds from now."""
+        self._drive(self._extends(message, timeout))
+
+    def release(
+        self,
+        message: Held,
+        delay: float | timedelta = 0,
+        *,
+        count: bool = True,
+        max_retrievals: int | None = None,
+    ) -> None:
+        """Give a message back, ready after ``delay`` seconds; dead instead once it has met its max_retrievals.
+
+        ``count=False``: it was never started, this delivery does not count, and it keeps its place in line.
+        """
+        seconds = milliseconds("delay", delay) / 1000
+        self._drive(self._settles(message, Release(seconds, count=count, max_retrievals=max_retrievals)))
+
+    def bury(self, message: Held, reason: str) -> None:
+        """Make a message a dead letter."""
+        self._drive(self._settles(message, Bury(reason)))
+
+    def messages(
+        self, state: State, *, limit: int = 100, after: Message | MessageRecord | None = None, data: bool = True
+    ) -> list[Message]:
+        """A page of the messages that are ready, delayed, leased or dead, in their order, behind ``after``.
+
+        May be shorter than ``limit`` when bodies are large; the end is an empty page. ``data=False``: metadata only.
+        """
+        behind = after.record if isinstance(after, Message) else after
+        found: list[MessageRecord] = self._run(commands.messages(self._address, state, limit, behind, data=data))
+        return [Message(record, self) for record in found]
+
+    def dead_letters(
+        self,
+        *,
+        limit: int = 100,
+        after: DeadLetter | None = None,
+        ids: Iterable[str] | None = None,
+        data: bool = True,
+    ) -> list[DeadLetter]:
+        """Dead letters behind ``after``, oldest burial first, with reason and history; or those with ``ids``."""
+        letters: list[DeadLetter] = self._drive(self._finds_dead(limit, after, ids, data=data))
+        return letters
+
+    def failures(self, ids: Iterable[str]) -> list[tuple[bytes, ...]]:
+        """The failure records of messages in whatever state, oldest first, for each id."""
+        records: list[tuple[bytes, ...]] = self._drive(self._finds_failures(ids))
+        return records
+
+    def redrive(self, ids: Iterable[str], *, keep_count: bool = False) -> int:
+        """Make dead letters ready again, with their id and history; the count starts anew unless kept. → how many
+
+        ``keep_count`` gives exactly one more delivery. Raises MessageNotFound when one is not dead: then nothing of
+        its thousand was done.
+        """
+        count: int = self._drive(self._redrives(ids, keep_count=keep_count))
+        return count
+
+    def purge(self, *, states: Sequence[State] = ("ready", "delayed"), ids: Iterable[str] | None = None) -> int:
+        """Delete all messages of these states, or the dead letters with these ids. → how many"""
+        count: int = self._drive(self._purges(states, ids))
+        return count
+
+    def result(self, message_id: str, *, wait: float | timedelta = 0) -> bytes | None:
+        """What the message's holder stored with its last settlement; None when there is none after ``wait`` s.
+
+        ``b"!lost …"``, ``b"!expired …"`` and ``b"!buried …"`` are written by the server itself.
+        """
+        found: bytes | None = self._drive(self._awaits_result(message_id, wait))
+        return found
+
+    def info(self) -> QueueInfo:
+        """Counts, ages, counters and settings."""
+        found: QueueInfo = self._run(commands.info(self._address))
+        return found
+
+    def pause(self) -> None:
+        """Stop deliveries to everybody; pushes and settlements go on."""
+        self._run(commands.pause(self._address, paused=True))
+
+    def resume(self) -> None:
+        """Deliver again."""
+        self._run(commands.pause(self._address, paused=False))
+
+    def wake(self) -> None:
+        """Let a waiting getter look again; for queues whose test clock was moved."""
+        self._run(commands.wake(self._address))
+
+    def configure(self, **config: Any) -> QueueConfig:
+        """Change settings (the fields of QueueConfig) for every client. → all settings"""
+        wanted = QueueConfig.check_fields(config)
+        self.config = self._run(commands.configure(self._address, wanted, frozenset(config)))
+        return self.config

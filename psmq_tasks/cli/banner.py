@@ -1,0 +1,52 @@
+"""What a worker says when it begins."""
+
+from __future__ import annotations
+
+import os
+import platform
+import textwrap
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from psmq import __version__
+from psmq_tasks.cli.showing import printable
+
+if TYPE_CHECKING:
+    from psmq_tasks.process import Plan, Report
+
+__all__ = ["show_banner"]
+
+#: tasks that are listed; the rest is counted
+_MOST_TASKS: Final = 12
+
+
+def show_banner(report: Report, plan: Plan) -> None:
+    """To stderr, where the log goes; what tasks print has stdout for itself."""
+    folder = report.server.get("db_dir")
+    stops = "when nothing is left, or with Ctrl+C" if plan.burst else "Ctrl+C once: tasks finish; twice: at once"
+    facts = [
+        ("server", f"embedded, data in {folder}" if folder else report.url),
+        ("queues", ", ".join(report.queues)),
+        ("tasks", _tasks(report.tasks)),
+        ("runs", f"{_count(plan.processes, 'process', 'es')} x {_count(plan.threads, 'thread')}"),
+        ("stop", stops),
+    ]
+    lines = [f"psmq-worker {__version__}, Python {platform.python_version()}, process {os.getpid()}"]
+    for name, value in facts:
+        lines += textwrap.wrap(
+            printable(value), 79, initial_indent=f"  {name:<8}", subsequent_indent=" " * 10, break_long_words=False,
+            break_on_hyphens=False,
+        )  # fmt: skip
+    click.echo("\n".join(lines), err=True)
+
+
+def _tasks(names: list[str]) -> str:
+    if not names:
+        return "none of its own: runs calls that carry their code (name an APP to serve its tasks)"
+    left = len(names) - _MOST_TASKS
+    return ", ".join(names[:_MOST_TASKS]) + (f" and {left} more" if left > 0 else "")
+
+
+def _count(number: int, word: str, plural: str = "s") -> str:
+    return f"{number} {word}{'' if number == 1 else plural}"

@@ -1,0 +1,75 @@
+"""One dead letter on the screen: what was called, each attempt, the last traceback, what to do next."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from psmq_tasks.cli.showing import Column, age, draw, duration, moment, paragraphs, printable, tail
+
+if TYPE_CHECKING:
+    from psmq_tasks.history import Failure
+    from psmq_tasks.inspection import DeadTask
+
+__all__ = ["show_letter"]
+
+#: shown by themselves, or written by psmq for others
+_SHOWN = {"task", "args", "sender"}
+
+
+def show_letter(found: DeadTask) -> None:
+    """The whole story."""
+    facts = [
+        ("id", found.id),
+        ("task", found.task or "none: it is no call of a task"),
+        ("arguments", found.args or ("none, or not shown" if found.task else "")),
+        ("queue", found.queue),
+        ("sent", f"{moment(found.sent)}, {age(found.sent)} ago" + (f", by {found.sender}" if found.sender else "")),
+        ("died", f"{moment(found.buried)}, {age(found.buried)} ago"),
+        ("reason", found.reason),
+        ("attempts", f"{found.attempts}" + (f" of {found.max_attempts}" if found.max_attempts else "")),
+        ("priority", f"{found.priority}" if found.priority else ""),
+        ("size", f"{found.size} bytes" if found.size is not None else ""),
+        *((name, value) for name, value in found.metadata.items() if name not in _SHOWN),
+    ]
+    width = max(len(name) for name, value in facts if value)
+    for name, value in facts:
+        if value:
+            click.echo(f"{printable(name).ljust(width)}  {printable(value)}")
+    if found.failures:
+        click.echo()
+        _draw_attempts(found.failures)
+        last = next((failure for failure in reversed(found.failures) if failure.traceback), None)
+        if last is not None:
+            click.echo(f"\nTraceback of attempt {last.attempt}:")
+            click.echo(paragraphs(last.traceback))
+    short = tail(found.id)
+    click.echo(f"\npsmq dead redrive {short} runs it again, psmq dead purge {short} deletes it.", err=True)
+
+
+def _draw_attempts(failures: tuple[Failure, ...]) -> None:
+    columns = [
+        Column("ATTEMPT", right=True),
+        Column("STARTED"),
+        Column("TOOK", right=True),
+        Column("WORKER", gives="end"),
+        Column("OUTCOME", gives="end"),
+        Column("THEN", gives="end"),
+    ]
+    days = {_instant(failure).date() for failure in failures if failure.started}
+    form = "%H:%M:%S" if len(days) <= 1 else "%Y-%m-%d %H:%M:%S"
+    draw(columns, [_row(failure, form) for failure in failures])
+
+
+def _instant(failure: Failure) -> datetime:
+    return datetime.fromtimestamp(failure.started, UTC)
+
+
+def _row(failure: Failure, form: str) -> list[str]:
+    started = f"{_instant(failure):{form}}" if failure.started else "-"
+    took = duration(failure.ended - failure.started) if failure.started else "-"
+    words = f"{failure.type}: {failure.message}" if failure.type else failure.message
+    outcome = words if failure.outcome == "raised" else f"{failure.outcome}: {failure.message}"
+    return [f"{failure.attempt}", started, took, f"{failure.host}:{failure.pid}", outcome, failure.decision]

@@ -1,0 +1,49 @@
+"""``psmq``: look and mend."""
+
+from __future__ import annotations
+
+import click
+
+from psmq_tasks.cli.dead_commands import dead
+from psmq_tasks.cli.queue_commands import pause, peek, queues, resume
+from psmq_tasks.cli.retry_commands import retries
+from psmq_tasks.cli.running import Group, version_option
+from psmq_tasks.cli.server_commands import server
+
+__all__ = ["psmq"]
+
+_EPILOG = """\b
+Exit status: 0 done, 1 failed, 2 usage, 3 no server, 4 no such queue or
+message. Every option has an environment variable: --limit of psmq dead
+list is PSMQ_DEAD_LIST_LIMIT."""
+
+
+@click.group(
+    cls=Group,
+    epilog=_EPILOG,
+    context_settings={"auto_envvar_prefix": "PSMQ", "help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@version_option("psmq")
+def psmq() -> None:
+    """Look into psmq's queues, and mend what went wrong."""
+
+
+for _command in (queues, peek, retries, dead, pause, resume, server):
+    psmq.add_command(_command)
+
+
+@psmq.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    r"""Print the completion script of SHELL.
+
+    \b
+    bash:  psmq completion bash > ~/.local/share/bash-completion/completions/psmq
+    zsh:   psmq completion zsh > "${fpath[1]}/_psmq"
+    fish:  psmq completion fish > ~/.config/fish/completions/psmq.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(psmq, {}, "psmq", "_PSMQ_COMPLETE").source())

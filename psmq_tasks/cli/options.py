@@ -1,0 +1,168 @@
+"""Options that many commands share, and the server that they lead to."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from psmq import QueueManager, server
+from psmq.errors import ServerUnsuitable
+from psmq_tasks.cli.running import FAILED, UNREACHABLE, USAGE, ExitWith, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from psmq_tasks.inspection import Inspector
+
+__all__ = ["Place", "confirm", "dry_run_option", "json_option", "place_options", "queue_option", "yes_option"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+if TYPE_CHECKING:
+    _Converter = click.ParamType[float]
+else:
+    _Converter = click.ParamType  # older click has it without a parameter
+
+#: seconds that a command waits for a server
+_PATIENCE: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which server, and which names on it."""
+
+    url: str | None
+    db_dir: Path
+    namespace: str
+
+    def manager(self) -> QueueManager:
+        """The server, if there can be one: nothing is made by looking."""
+        if self.url is None:
+            manager = QueueManager(db_dir=self.db_dir, namespace=self.namespace, timeout=_PATIENCE)
+        else:
+            manager = QueueManager(url=self.url, namespace=self.namespace, timeout=_PATIENCE)
+        if manager.url == "memory:":
+            raise Problem("memory: is a server inside one program, which nobody else can look into", USAGE)
+        if manager.db_dir is not None:
+            _check_folder(manager.db_dir)
+        return manager
+
+    @property
+    def folder(self) -> Path | None:
+        """The data folder of an embedded server; None: it is a server of another kind."""
+        return self.db_dir if self.url is None else QueueManager(url=self.url).db_dir
+
+    @contextlib.contextmanager
+    def inspector(self) -> Iterator[Inspector]:
+        """Eyes and hands on this server."""
+        from psmq_tasks.inspection import Inspector
+
+        with self.manager() as manager:
+            yield Inspector(manager)
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ServerUnsuitable(f"{folder} is a file, not a data folder")
+    try:
+        status = server.status(folder)
+    except OSError as error:
+        raise ServerUnsuitable(f"the data folder {folder} cannot be read: {error.strerror}") from error
+    if status is None or not (status.running or status.flavour):
+        raise Problem(
+            f"there is no server yet: {folder} holds no data. Start a worker (psmq-worker APP), "
+            "or name a server with -u URL or PSMQ_URL",
+            UNREACHABLE,
+        )
+
+
+def place_options(command: F) -> F:
+    """``--url --db-dir --namespace``, handed to the command as ``place``."""
+
+    @click.option(
+        "-u", "--url", metavar="URL", envvar="PSMQ_URL", show_envvar=True,
+        help="Server: redis:// unix:// embedded:///dir. Without it: this user's embedded server.",
+    )  # fmt: skip
+    @click.option(
+        "--db-dir", metavar="DIR", envvar="PSMQ_DB_DIR", show_envvar=True, type=click.Path(path_type=Path),
+        help="Data folder of an embedded server.",
+    )  # fmt: skip
+    @click.option(
+        "--namespace", metavar="NAME", envvar="PSMQ_NAMESPACE", show_envvar=True, default="psmq", show_default=True,
+        help="First part of every key.",
+    )  # fmt: skip
+    @functools.wraps(command)
+    def with_place(*args: Any, url: str | None, db_dir: Path | None, namespace: str, **options: Any) -> Any:
+        context = click.get_current_context()
+        typed = {
+            name for name in ("url", "db_dir") if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        }
+        if len(typed) == 2:
+            raise click.UsageError("--url and --db-dir both name a server: give one", context)
+        if "db_dir" in typed:  # what is typed wins over the environment
+            url = None
+        place = Place(url or None, db_dir or server.default_db_dir(), namespace)
+        return command(*args, place=place, **options)
+
+    return with_place  # type: ignore[return-value]  # click wraps it anyway
+
+
+json_option: Final = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+yes_option: Final = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+dry_run_option: Final = click.option("-n", "--dry-run", is_flag=True, help="Only say how many it would be.")
+queue_option: Final = click.option("-q", "--queue", metavar="NAME", help="Only this queue.")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before what cannot be undone; where nobody can be asked, nothing is done."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Problem(f"{question} Nothing was done: there is no terminal to ask on, and no -y", USAGE)
+    if not click.confirm(question, err=True):
+        click.echo("Nothing was done.", err=True)
+        raise ExitWith(FAILED)
+
+
+class Number(_Converter):
+    """A whole number in a range."""
+
+    name = "number"
+    kind = "a whole number"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least = least
+        self.most = most
+
+    def read(self, text: str) -> float:
+        """Or ValueError."""
+        return int(text)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Or say what it must be."""
+        try:
+            number = self.read(value)
+        except ValueError:
+            number = math.nan
+        if not self.least <= number <= self.most:
+            self.fail(f"must be {self.kind} from {self.least} to {self.most}, not {value!r}", param, ctx)
+        return number
+
+
+class Seconds(Number):
+    """Seconds in a range; parts of one count."""
+
+    name = "seconds"
+    kind = "seconds"
+
+    def read(self, text: str) -> float:
+        """Or ValueError."""
+        return float(text)

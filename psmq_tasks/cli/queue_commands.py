@@ -1,0 +1,122 @@
+"""``psmq queues``, ``peek``, ``pause``, ``resume``: queues as they are now."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from psmq_tasks.cli.options import Number, Place, json_option, place_options
+from psmq_tasks.cli.showing import Column, age, draw, duration, print_json, tail
+
+if TYPE_CHECKING:
+    from psmq_tasks.inspection import QueuedMessage
+
+__all__ = ["pause", "peek", "queues", "resume"]
+
+
+@click.command()
+@json_option
+@place_options
+def queues(place: Place, *, as_json: bool) -> None:
+    """List queues with their counts and ages.
+
+    READY can be taken now, DELAYED waits for its time (retries too), LEASED is being worked on, DEAD has failed for
+    good. OLDEST is how long the oldest ready message has been ready; CONSUMERS are the connections that asked for
+    messages within the last minute.
+    """
+    from psmq_tasks.inspection import queue_as_dict
+
+    with place.inspector() as inspector:
+        found = inspector.queues()
+        where = inspector.manager.url
+    if as_json:
+        print_json({"queues": [queue_as_dict(info) for info in found]})
+        return
+    if not found:
+        click.echo(f"There are no queues on {where}: the first push makes one.", err=True)
+        return
+    numbers = [Column(title, right=True) for title in ("READY", "DELAYED", "LEASED", "DEAD", "OLDEST", "CONSUMERS")]
+    draw(
+        [Column("QUEUE", gives="end"), *numbers, Column("")],
+        [
+            (
+                info.name,
+                *(f"{count}" for count in (info.ready, info.delayed, info.leased, info.dead)),
+                duration(info.oldest_ready),
+                f"{info.consumers}",
+                "paused" if info.paused else "",
+            )
+            for info in found
+        ],
+    )
+
+
+@click.command()
+@click.argument("queue")
+@click.option(
+    "--state", type=click.Choice(["ready", "delayed", "leased", "dead"]), default="ready", show_default=True,
+    help="Which messages.",
+)  # fmt: skip
+@click.option("-n", "--limit", type=Number(1, 10_000), default=10, show_default=True, help="At most so many.")
+@json_option
+@place_options
+def peek(place: Place, *, queue: str, state: str, limit: int, as_json: bool) -> None:
+    """Show messages of QUEUE without taking them.
+
+    The first is the one that the next get would give. Calls of tasks show the task and its arguments, other messages
+    the beginning of their data; --json has all of it.
+    """
+    with place.inspector() as inspector:
+        found = inspector.messages(queue, state, limit)
+    if as_json:
+        print_json({"messages": [message.as_dict() for message in found]})
+        return
+    if not found:
+        click.echo(f"Queue {queue!r} has no {state} messages.", err=True)
+        return
+    columns = [Column("ID"), Column("AGE", right=True), Column("ATTEMPTS", right=True), Column("PRIORITY", right=True)]
+    if state in ("delayed", "leased"):
+        columns.append(Column("READY IN" if state == "delayed" else "LEASE ENDS IN", right=True))
+    columns.append(Column("MESSAGE", gives="end"))
+    draw(columns, [_row(message) for message in found])
+
+
+def _row(message: QueuedMessage) -> list[str]:
+    row = [tail(message.id), age(message.sent), f"{message.attempts}", f"{message.priority}"]
+    if message.due is not None:
+        row.append(duration(max((message.due - datetime.now(UTC)).total_seconds(), 0)))
+    return [*row, _content(message)]
+
+
+def _content(message: QueuedMessage) -> str:
+    from psmq_tasks.inspection.records import text_of
+
+    if message.task:
+        return f"{message.task}({message.args})"
+    text = text_of(message.data[:200])
+    return text if text is not None else f"{len(message.data)} bytes, not text"
+
+
+@click.command()
+@click.argument("queue")
+@place_options
+def pause(place: Place, *, queue: str) -> None:
+    """Stop deliveries from QUEUE.
+
+    What runs goes on, and pushes are stored; nobody gets anything until psmq resume.
+    """
+    with place.manager() as manager:
+        manager.find_queue(queue).pause()
+    click.echo(f"Queue {queue!r} is paused: psmq resume {queue} ends that.")
+
+
+@click.command()
+@click.argument("queue")
+@place_options
+def resume(place: Place, *, queue: str) -> None:
+    """Start deliveries from QUEUE again."""
+    with place.manager() as manager:
+        manager.find_queue(queue).resume()
+    click.echo(f"Queue {queue!r} delivers.")

@@ -1,0 +1,134 @@
+"""Tables for people, JSON for programs. What senders wrote is never trusted to a terminal as it is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["Column", "age", "draw", "duration", "moment", "paragraphs", "print_json", "printable", "tail"]
+
+#: last characters of an id that tables show: 40 random bits
+TAIL: Final = 8
+#: between columns; and the narrowest that a column gets
+_GAP, _LEAST = 2, 6
+
+
+class Column(NamedTuple):
+    """A column of a table. ``gives``: which end is left out where the terminal is narrow; "": never any."""
+
+    title: str
+    right: bool = False
+    gives: Literal["", "start", "end"] = ""
+
+
+def print_json(document: Any) -> None:
+    """One document, indented on a terminal."""
+    click.echo(json.dumps(document, indent=2 if sys.stdout.isatty() else None))
+
+
+def draw(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+    """A table: on a terminal as wide as that, elsewhere whole and plain."""
+    shown = [[printable(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw_for_terminal(columns, shown)
+        return
+    widths = [max(len(column.title), *(len(row[at]) for row in shown), 0) for at, column in enumerate(columns)]
+    for row in ([column.title for column in columns], *shown):
+        cells = [
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _draw_for_terminal(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    wanted = [max(cell_len(column.title), *(cell_len(row[at]) for row in rows), 0) for at, column in enumerate(columns)]
+    widths = _fit(columns, wanted, console.width - _GAP * (len(columns) - 1))
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True, width=width)
+    for row in rows:
+        cells = zip(row, widths, columns, strict=True)
+        table.add_row(*(Text(_cut(cell, width, column.gives)) for cell, width, column in cells))
+    console.print(table)
+
+
+def _fit(columns: Sequence[Column], wanted: Sequence[int], room: int) -> list[int]:
+    """What each column gets: columns that give share what the others leave, small ones first."""
+    widths = list(wanted)
+    left = room - sum(width for width, column in zip(wanted, columns, strict=True) if not column.gives)
+    giving = sorted((at for at, column in enumerate(columns) if column.gives), key=lambda at: wanted[at])
+    for number, at in enumerate(giving):
+        widths[at] = max(min(wanted[at], left // (len(giving) - number)), _LEAST)
+        left -= widths[at]
+    return widths
+
+
+def _cut(text: str, width: int, gives: str) -> str:
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= width:
+        return text
+    if gives == "start":
+        return "…" + set_cell_size(text[::-1], width - 1)[::-1]
+    return set_cell_size(text, width - 1) + "…"
+
+
+def printable(text: str) -> str:
+    """One line in which nothing steers a terminal: control characters are spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def paragraphs(text: str) -> str:
+    """Several lines, the same."""
+    return "\n".join(printable(line.expandtabs(4)) for line in text.splitlines())
+
+
+def tail(message_id: str) -> str:
+    """The end of an id, which tells messages apart; they begin with the time."""
+    return message_id[-TAIL:]
+
+
+def duration(seconds: float | None) -> str:
+    """``20ms 1.5s 12s 3m12s 2h05m 5d3h``; "-" for none."""
+    if seconds is None:
+        return "-"
+    if 0 < seconds < 0.9995:
+        return f"{max(round(seconds * 1000), 1)}ms"
+    if seconds < 9.95:
+        return f"{max(seconds, 0):.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86_400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600}h"
+
+
+def age(when: datetime | None) -> str:
+    """How long ago, in whole seconds at least."""
+    return (
+        "-" if when is None else duration(max(round((datetime.now(UTC) - when).total_seconds()), 0)).replace(".0", "")
+    )
+
+
+def moment(when: datetime | None) -> str:
+    """``2026-11-23 23:45:01 UTC``"""
+    return "-" if when is None else f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,97 @@
+"""Signed envelopes: who may have written these bytes, and for which place.
+
+An envelope is verified as one block before anything in it is read::
+
+    psmq  version  signing  signature   content (see payload.py), all of it signed
+    4     1        1        32 or 0
+
+The signature also covers, length-prefixed, what the envelope is for: task or result, namespace, queue, and the random
+part of the message's id. A body copied to another queue, another message, or from a result to a task, is a forgery.
+"""
+
+from __future__ import annotations
+
+import hmac
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Literal
+
+from psmq.errors import InvalidOption
+from psmq_tasks.errors import ForgedPayload, MalformedPayload, NewerPayload, UnsignedPayload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Context", "Keyring"]
+
+Context = Literal["task", "result", "item"]
+
+MAGIC: Final = b"psmq"
+#: envelopes of a higher version are handed back to workers that know it
+VERSION: Final = 1
+UNSIGNED: Final = MAGIC + bytes((VERSION, 0))
+SIGNED: Final = MAGIC + bytes((VERSION, 1))
+SIGNATURE_LENGTH: Final = 32
+#: bytes; the key of a shorter one can be guessed offline from one message
+LEAST_KEY: Final = 16
+
+
+class Keyring:
+    """The keys of one app: the first signs, all verify, so that keys can be exchanged while messages wait."""
+
+    __slots__ = ("_keys", "allow_unsigned")
+
+    def __init__(self, keys: Sequence[bytes], *, allow_unsigned: bool = False) -> None:
+        for key in keys:
+            if len(key) < LEAST_KEY:
+                raise InvalidOption("secret", f"must be at least {LEAST_KEY} bytes; one of yours has {len(key)}")
+        self._keys = tuple(keys)
+        self.allow_unsigned = allow_unsigned
+
+    @classmethod
+    def from_text(cls, text: str, *, allow_unsigned: bool = False) -> Keyring:
+        """``"new,old"``, as in PSMQ_SECRET."""
+        return cls([key.strip().encode() for key in text.split(",") if key.strip()], allow_unsigned=allow_unsigned)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __repr__(self) -> str:
+        return f"<Keyring of {len(self._keys)}{', unsigned allowed' if self.allow_unsigned else ''}>"
+
+    def seal(self, context: Context, namespace: str, queue: str, random: str, content: bytes) -> bytes:
+        """The content in an envelope that is good for this one place."""
+        if not self._keys:
+            if not self.allow_unsigned:
+                raise UnsignedPayload("there is no key to sign with")
+            return UNSIGNED + content
+        signed = _place(context, namespace, queue, random) + content
+        return SIGNED + hmac.digest(self._keys[0], signed, "sha256") + content
+
+    def open(self, context: Context, namespace: str, queue: str, random: str, data: bytes) -> tuple[bytes, bool]:
+        """The content and whether it is signed, or a PayloadError."""
+        head = data[:6]
+        if head == SIGNED:
+            signature = data[6 : 6 + SIGNATURE_LENGTH]
+            content = data[6 + SIGNATURE_LENGTH :]
+            signed = _place(context, namespace, queue, random) + content
+            for key in self._keys:
+                if hmac.compare_digest(hmac.digest(key, signed, "sha256"), signature):
+                    return content, True
+            raise ForgedPayload
+        if head == UNSIGNED:
+            return data[6:], False
+        if head[:4] != MAGIC or len(head) < 6:
+            raise MalformedPayload(f"not an envelope of psmq_tasks: it begins with {bytes(data[:16])!r}")
+        if head[4] > VERSION:
+            raise NewerPayload(head[4], VERSION)
+        raise MalformedPayload(f"an envelope of version {head[4]}, signed in way {head[5]}, was never written by psmq")
+
+
+def _place(context: str, namespace: str, queue: str, random: str) -> bytes:
+    return _prefix(context, namespace, queue) + len(random).to_bytes(2, "little") + random.encode()
+
+
+@lru_cache(maxsize=1024)
+def _prefix(context: str, namespace: str, queue: str) -> bytes:
+    words = [f"psmq {VERSION} {context}".encode(), namespace.encode(), queue.encode()]
+    return b"".join(len(word).to_bytes(2, "little") + word for word in words)

@@ -1,0 +1,66 @@
+"""The failure record: what one attempt at a message came to, in words, kept with the message on the server.
+
+Written by workers and, for a child that died, by its supervisor; read by whoever looks at retries and dead letters.
+JSON, so that any tool can read it and nobody has to unpickle.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Final, Literal
+
+__all__ = ["Failure"]
+
+Kind = Literal["raised", "timed out", "lost"]
+
+#: characters of a traceback in a record, fewer where they make many bytes, and of what was decided
+_LONGEST, _DECISION = 12_000, 500
+#: bytes of a record; the server keeps 64 KiB of them for a message, and refuses a longer one
+_LARGEST: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One attempt that did not succeed. Times in seconds since 1970 by the worker's clock."""
+
+    attempt: int
+    outcome: Kind
+    #: the error's type, like ``ValueError``; "" when there was none to see
+    type: str
+    message: str
+    traceback: str
+    #: 0.0: not known
+    started: float
+    ended: float
+    host: str
+    pid: int
+    task: str
+    #: what was decided: "again in 2.5 s", "gave up: …"
+    decision: str
+
+    def pack(self) -> bytes:
+        """As it is stored."""
+        longest = _LONGEST
+        while len(packed := self._pack(longest)) > _LARGEST:
+            longest //= 2
+        return packed
+
+    def _pack(self, longest: int) -> bytes:
+        values = asdict(self)
+        values["decision"] = self.decision[:_DECISION]
+        for name in ("traceback", "message"):
+            text = values[name]
+            if len(text) > longest:
+                values[name] = text[: longest // 2] + "\n  …\n" + text[len(text) - longest // 2 :]
+        return json.dumps(values, separators=(",", ":")).encode("utf-8", "backslashreplace")
+
+    @classmethod
+    def unpack(cls, record: bytes) -> Failure:
+        """What was stored; a record that is not ours shows as its own text."""
+        try:
+            found = json.loads(record)
+            return cls(**{field.name: found[field.name] for field in fields(cls)})
+        except (ValueError, TypeError, KeyError):
+            text = record.decode("utf-8", "replace")
+            return cls(0, "raised", "", text, "", 0.0, 0.0, "", 0, "", "")

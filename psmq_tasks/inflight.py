@@ -1,0 +1,249 @@
+"""What a child holds, in memory that it shares with its supervisor.
+
+The supervisor runs no user code, so it can go on when a child is stuck or dead: extend leases, end what passes its
+limit, know at once what died with a child. The child writes, the supervisor reads (but for three kinds of bytes that
+it sets), with no lock, no pipe and nobody's GIL. An entry is one slice assignment of ready bytes with a checksum; the
+reader that meets a torn one keeps its last good copy. Where a message stands (held, started, done) is a byte of its
+own, because it is written at moments that must not be missed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import struct
+import time
+import zlib
+from collections import deque
+from itertools import count as counting
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["DONE", "ENDED", "FREE", "HELD", "STARTED", "Entry", "Table"]
+
+#: where a message stands: nobody's; leased to us, not started; its payload was touched; ended, to be deleted, with
+#: no result to store; ended in another way. What has ended stays here until the server knows.
+FREE, HELD, STARTED, DONE, ENDED = 0, 1, 2, 3, 4
+_TAKEN: Final = re.compile(rb"[^\0]")
+
+#: generation, slot, queue's index, retrieval_count, message id, receipt
+_ENTRY: Final = struct.Struct("<IHHI22s40s")
+#: the slot of what was handed to the event loop
+ON_LOOP: Final = 0xFFFF
+#: when it started (monotonic s), its hard limit (s, 0: none), generation
+_RUN: Final = struct.Struct("<ddI")
+_SUM: Final = struct.Struct("<I")
+_ENTRY_SIZE: Final = 80
+_RUN_SIZE: Final = 32
+
+# the header: single bytes, and the shortest lease of the child's (ms)
+_STOPPING, _SUSPECTS, _READY = 0, 1, 2
+_LEASE: Final = struct.Struct("<Q")
+_LEASE_AT: Final = 8
+_HEADER: Final = 64
+#: client ids of its connections, one for each slot and one for the settler
+_CLIENT_SIZE: Final = 24
+
+
+class Entry(NamedTuple):
+    """One message in a child's hands, as the supervisor reads it."""
+
+    place: int
+    generation: int
+    #: None: on the event loop
+    slot: int | None
+    queue: int
+    #: deliveries so far
+    attempt: int
+    message_id: str
+    receipt: str
+    state: int
+    #: monotonic seconds; 0.0: not started
+    started_at: float
+    #: seconds after which its process is ended; 0.0: no limit
+    limit: float
+
+
+class Table:
+    """Entries for ``capacity`` messages and flags for ``slots`` slots; made by the supervisor before it forks."""
+
+    def __init__(self, slots: int, capacity: int, connections: int) -> None:
+        self.capacity = capacity
+        self._connections = connections
+        self._clients = _HEADER
+        self._batches = self._clients + connections * _CLIENT_SIZE
+        self._revoked = self._batches + slots
+        self._states = self._revoked + slots
+        self._lost = self._states + capacity
+        self._entries = (self._lost + 4 * capacity + 63) // 64 * 64
+        self._runs = self._entries + capacity * _ENTRY_SIZE
+        self._memory = mmap.mmap(-1, self._runs + capacity * _RUN_SIZE)
+        self._memory[self._batches : self._revoked] = b"\x01" * slots  # 0 is what nothing was revoked for
+        self._generations = counting(1)
+        self._good: dict[int, tuple[int, int, int, int, str, str]] = {}
+        self._places = deque(range(capacity))
+
+    # --- the child's side
+
+    @property
+    def room(self) -> int:
+        """Messages that can still be noted; nothing may be got without."""
+        return len(self._places)
+
+    def put(self, slot: int, queue: int, count: int, message_id: str, receipt: str) -> tuple[int, int]:
+        """Note a message that was got. → its index and generation; IndexError without room."""
+        index = self._places.popleft()
+        generation = next(self._generations) & 0xFFFFFFFF
+        self._write(index, generation, slot, queue, count, message_id, receipt)
+        self._memory[self._states + index] = HELD
+        return index, generation
+
+    def hand_to_loop(self, index: int, generation: int, queue: int, count: int, message_id: str, receipt: str) -> None:
+        """A slot is done with it: the event loop runs it from now on."""
+        self._write(index, generation, ON_LOOP, queue, count, message_id, receipt)
+
+    def _write(
+        self, index: int, generation: int, slot: int, queue: int, count: int, message_id: str, receipt: str
+    ) -> None:
+        count = min(count, 0xFFFFFFFF)
+        body = _ENTRY.pack(generation, slot, queue, count, message_id.encode(), receipt.encode())
+        start = self._entries + index * _ENTRY_SIZE
+        self._memory[start : start + _ENTRY.size + 4] = body + _SUM.pack(zlib.crc32(body))
+
+    def start(self, index: int, generation: int) -> None:
+        """Its payload will be touched now: from here on a death counts."""
+        self._memory[self._states + index] = STARTED
+        self.run(index, generation, 0.0)
+
+    def run(self, index: int, generation: int, limit: float) -> None:
+        """It runs from now on, for at most ``limit`` seconds (0: no limit)."""
+        body = _RUN.pack(time.monotonic(), limit, generation)
+        at = self._runs + index * _RUN_SIZE
+        self._memory[at : at + _RUN.size + 4] = body + _SUM.pack(zlib.crc32(body))
+
+    def unstart(self, index: int) -> None:
+        """It was marked and then left alone: it goes back."""
+        self._memory[self._states + index] = HELD
+
+    def end(self, index: int, *, done: bool) -> None:
+        """It has ended: no limit concerns it. ``done``: it is to be deleted, without a result to store."""
+        self._memory[self._states + index] = DONE if done else ENDED
+
+    def free(self, index: int) -> None:
+        """It is settled: nothing of it is ours any more."""
+        self._memory[self._states + index] = FREE
+        self._places.append(index)
+
+    def is_lost(self, index: int, generation: int) -> bool:
+        """Whether the supervisor found the lease passed on, or let it go."""
+        at = self._lost + index * 4
+        return bytes(self._memory[at : at + 4]) == _SUM.pack(generation)
+
+    def begin_batch(self, slot: int) -> None:
+        """A slot takes new messages: what was revoked before does not concern them."""
+        at = self._batches + slot
+        number = self._memory[at] % 255 + 1
+        if number == self._memory[self._revoked + slot]:  # come round: an old revocation must not strike
+            number = number % 255 + 1
+        self._memory[at] = number
+
+    def is_revoked(self, slot: int) -> bool:
+        """Whether the supervisor takes back what the slot has not started of this batch."""
+        return self._memory[self._revoked + slot] == self._memory[self._batches + slot]
+
+    def set_client(self, connection: int, client_id: str) -> None:
+        """Which client a connection of the child is to the server."""
+        at = self._clients + connection * _CLIENT_SIZE
+        self._memory[at : at + _CLIENT_SIZE] = client_id.encode().ljust(_CLIENT_SIZE, b"\0")
+
+    @property
+    def stopping(self) -> bool:
+        """No new gets."""
+        return self._memory[_STOPPING] == 1
+
+    def report_suspects(self, count: int) -> None:
+        """How many messages wait for a process of their own, as the server last said."""
+        self._memory[_SUSPECTS] = min(count, 255)
+
+    def report_ready(self, lease: float) -> None:
+        """The child has imported its app and serves; the shortest of its leases lasts so many seconds."""
+        self._memory[_LEASE_AT : _LEASE_AT + _LEASE.size] = _LEASE.pack(int(lease * 1000))
+        self._memory[_READY] = 1
+
+    # --- the supervisor's side
+
+    def stop(self) -> None:
+        """Tell the child to get nothing more."""
+        self._memory[_STOPPING] = 1
+
+    @property
+    def suspects(self) -> int:
+        """What the child last reported."""
+        return self._memory[_SUSPECTS]
+
+    @property
+    def ready(self) -> bool:
+        """Whether the child serves."""
+        return self._memory[_READY] == 1
+
+    @property
+    def lease(self) -> float:
+        """Seconds that the shortest lease lasts which the child asks for; 0.0: it does not serve yet."""
+        milliseconds: int = _LEASE.unpack_from(self._memory, _LEASE_AT)[0]
+        return milliseconds / 1000
+
+    def clients(self) -> list[str]:
+        """The client ids of the child's connections."""
+        area = bytes(self._memory[self._clients : self._batches])
+        found = (area[at : at + _CLIENT_SIZE].rstrip(b"\0") for at in range(0, len(area), _CLIENT_SIZE))
+        return [client.decode() for client in found if client]
+
+    def revoke(self, slot: int) -> None:
+        """Take back what a slot has not started of the batch it is at."""
+        self._memory[self._revoked + slot] = self._memory[self._batches + slot]
+
+    def lose(self, entry: Entry) -> None:
+        """Tell the child that this lease has passed on."""
+        at = self._lost + entry.place * 4
+        self._memory[at : at + 4] = _SUM.pack(entry.generation)
+
+    def entries(self) -> Iterator[Entry]:
+        """What the child holds now."""
+        states = bytes(self._memory[self._states : self._states + self.capacity])
+        for found in _TAKEN.finditer(states):
+            index, state = found.start(), states[found.start()]
+            fields = self._read(index)
+            if fields is None:
+                continue
+            generation, slot, queue, count, message_id, receipt = fields
+            started_at, limit = self._read_run(index, generation) if state == STARTED else (0.0, 0.0)
+            where = None if slot == ON_LOOP else slot
+            yield Entry(index, generation, where, queue, count, message_id, receipt, state, started_at, limit)
+
+    def _read(self, index: int) -> tuple[int, int, int, int, str, str] | None:
+        start = self._entries + index * _ENTRY_SIZE
+        for _ in range(3):
+            raw = bytes(self._memory[start : start + _ENTRY.size + 4])
+            body = raw[: _ENTRY.size]
+            if _SUM.unpack_from(raw, _ENTRY.size)[0] == zlib.crc32(body):
+                *numbers, message_id, receipt = _ENTRY.unpack(body)
+                fields = (*numbers, message_id.rstrip(b"\0").decode(), receipt.rstrip(b"\0").decode())
+                self._good[index] = fields
+                return fields
+        return self._good.get(index)
+
+    def _read_run(self, index: int, generation: int) -> tuple[float, float]:
+        at = self._runs + index * _RUN_SIZE
+        for _ in range(3):
+            raw = bytes(self._memory[at : at + _RUN.size + 4])
+            body = raw[: _RUN.size]
+            if _SUM.unpack_from(raw, _RUN.size)[0] == zlib.crc32(body):
+                started_at, limit, its_generation = _RUN.unpack(body)
+                return (started_at, limit) if its_generation == generation else (0.0, 0.0)
+        return 0.0, 0.0
+
+    def close(self) -> None:
+        """Unmap it."""
+        self._memory.close()

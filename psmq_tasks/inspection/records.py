@@ -1,0 +1,249 @@
+"""What is shown of a message, read from what the server sent; whatever bytes that is, nothing raises.
+
+``as_dict()`` is what ``--json`` prints: plain values, times in ISO 8601, durations in seconds.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from psmq_tasks.history import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psmq import DeadLetter, MessageRecord, QueueInfo
+
+__all__ = [
+    "DeadTask",
+    "Filter",
+    "Listing",
+    "Mended",
+    "QueuedMessage",
+    "WaitingRetry",
+    "queue_as_dict",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What every message shows."""
+
+    id: str
+    queue: str
+    #: the task's name; "" when it is no call of a task
+    task: str
+    #: repr of the arguments, cut by the sender
+    args: str
+    #: host:pid
+    sender: str
+    #: None: its id is none of ours
+    sent: datetime | None
+    #: deliveries so far
+    attempts: int
+    #: None: the queue's
+    max_attempts: int | None
+    priority: int
+    expires: datetime | None
+    metadata: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedMessage(_Seen):
+    """A message where it is now."""
+
+    #: ready, delayed, leased or dead
+    state: str
+    #: delayed: becomes ready; leased: its lease ends; None otherwise
+    due: datetime | None
+    data: bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``: ``data`` is its text, or null and ``data_base64`` where it is none."""
+        values = super(QueuedMessage, self).as_dict()
+        text = text_of(self.data)
+        values["data"] = text
+        values["data_base64"] = None if text is not None else base64.b64encode(self.data).decode()
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRetry(_Seen):
+    """A message that waits for another attempt."""
+
+    due: datetime
+    #: since when no worker that got it has known its task; then none of its deliveries count
+    unknown_since: datetime | None
+    #: what went wrong so far, oldest first
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadTask(_Seen):
+    """A dead letter."""
+
+    buried: datetime
+    reason: str
+    #: its attempts, oldest first, as far as the server keeps them (64 KiB)
+    failures: tuple[Failure, ...]
+    #: bytes; None: not looked at
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which dead letters are meant; None: any."""
+
+    queue: str | None = None
+    #: shell pattern; without ``:`` it is compared with the part behind it too: ``greet`` is ``hello:greet``
+    task: str | None = None
+    #: part of the reason, or of the last error's type or message; upper and lower case are the same
+    error: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every letter of the queue (or of all) is meant."""
+        return self.task is None and self.error is None
+
+    def fits(self, found: DeadTask) -> bool:
+        """Whether this letter is meant."""
+        if self.queue is not None and found.queue != self.queue:
+            return False
+        if self.task is not None and not (
+            fnmatchcase(found.task, self.task) or fnmatchcase(found.task.rpartition(":")[2], self.task)
+        ):
+            return False
+        if self.error is not None:
+            last = found.failures[-1:]
+            words = [found.reason, *(f"{failure.type}: {failure.message}" for failure in last)]
+            return any(self.error.casefold() in text.casefold() for text in words)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """The newest that fit, oldest first."""
+
+    items: list[T]
+    #: how many fit in all
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What a redrive or purge did."""
+
+    done: int
+    #: ids that were gone when it came to them: someone was faster
+    gone: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+
+
+# --- from what the server sent
+
+
+def queued_message(record: MessageRecord, state: str) -> QueuedMessage:
+    """A record of a listing."""
+    due = _time(record.score) if state in ("delayed", "leased") else None
+    return QueuedMessage(**_seen(record, ()), state=state, due=due, data=data_of(record))
+
+
+def waiting_retry(record: MessageRecord, history: tuple[bytes, ...]) -> WaitingRetry:
+    """A delayed record with its failure records."""
+    failures = tuple(map(Failure.unpack, history))
+    since = record.extras_dict.get("k", 0)
+    due = _time(record.score) or _EPOCH
+    unknown = _time(since) if since else None
+    return WaitingRetry(**_seen(record, failures), due=due, unknown_since=unknown, failures=failures)
+
+
+def dead_task(letter: DeadLetter, *, size: bool = False) -> DeadTask:
+    """A dead letter. ``size``: it was fetched with its data."""
+    failures = tuple(map(Failure.unpack, letter.failures))
+    return DeadTask(
+        **_seen(letter.message, failures),
+        buried=letter.buried,
+        reason=letter.reason,
+        failures=failures,
+        size=len(data_of(letter.message)) if size else None,
+    )
+
+
+def _seen(record: MessageRecord, failures: tuple[Failure, ...]) -> dict[str, Any]:
+    metadata = _or(lambda: record.metadata, {})
+    named = next((failure.task for failure in reversed(failures) if failure.task), "")
+    return {
+        "id": record.message_id,
+        "queue": record.queue_name,
+        "task": metadata.get("task") or named,
+        "args": metadata.get("args", ""),
+        "sender": metadata.get("sender", ""),
+        "sent": _or(lambda: record.sent, None),
+        "attempts": record.retrieval_count,
+        "max_attempts": _or(lambda: record.max_retrievals, None),
+        "priority": _or(lambda: record.priority, 0),
+        "expires": _or(lambda: record.expires, None),
+        "metadata": metadata,
+    }
+
+
+def data_of(record: MessageRecord) -> bytes:
+    """Its bytes; what is not stored as ours is, as a whole."""
+    return _or(lambda: record.data, record.value)
+
+
+def _or(read: Callable[[], T], otherwise: R) -> T | R:
+    """What was stored by someone else may not be readable; it is shown as far as it is."""
+    try:
+        return read()
+    except (ValueError, LookupError, OverflowError):
+        return otherwise
+
+
+def _time(milliseconds: int) -> datetime | None:
+    return _or(lambda: _EPOCH + timedelta(milliseconds=milliseconds), None)
+
+
+# --- to what people and programs read
+
+
+def text_of(data: bytes) -> str | None:
+    """Data as text, if it is text."""
+    text = _or(data.decode, None)
+    return text if text is not None and all(c.isprintable() or c in "\n\r\t" for c in text) else None
+
+
+def plain(value: Any) -> Any:
+    """For JSON: times in ISO 8601, failure records with times as times."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Failure):
+        return {**asdict(value), "started": _moment(value.started), "ended": _moment(value.ended)}
+    if isinstance(value, (tuple, list)):
+        return [plain(one) for one in value]
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value
+
+
+def _moment(seconds: float) -> str | None:
+    return _or(lambda: datetime.fromtimestamp(seconds, UTC).isoformat(), None) if seconds else None
+
+
+def queue_as_dict(info: QueueInfo) -> dict[str, Any]:
+    """A queue for ``--json``; durations in seconds."""
+    config = {field.name: plain(getattr(info.config, field.name)) for field in fields(info.config)}
+    return {**info.as_dict(), "config": config}

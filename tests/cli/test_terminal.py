@@ -1,0 +1,122 @@
+"""On a terminal: tables as wide as that, cut where they must be; and questions."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import time
+from fcntl import ioctl
+from termios import TIOCSWINSZ
+
+import pytest
+from mishaps import kill
+from support import ROOT
+
+from .test_ending import PSMQ
+
+
+class Screen:
+    """A command on a terminal of this width."""
+
+    def __init__(self, words, width):
+        ours, theirs = pty.openpty()
+        ioctl(theirs, TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        environment |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", PSMQ, *words],
+            stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
+        )  # fmt: skip
+        os.close(theirs)
+        self._ours = ours
+        self.text = ""
+
+    def read_until(self, text=None, seconds=20):
+        """Until this is shown, or (None) the command has ended."""
+        deadline = time.monotonic() + seconds
+        while text is None or text not in self.text:
+            assert time.monotonic() < deadline, self.text
+            if not select.select([self._ours], [], [], 0.1)[0]:
+                continue
+            try:
+                self.text += os.read(self._ours, 65536).decode()
+            except OSError:  # Linux says so when the other end is closed
+                break
+        return self.text.replace("\r\n", "\n")
+
+    def type(self, text):
+        os.write(self._ours, text.encode())
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+
+@pytest.fixture
+def screen(server_url, namespace):
+    opened = []
+
+    def show(*words, width=80):
+        opened.append(Screen([*words, "-u", server_url, "--namespace", namespace], width))
+        return opened[-1]
+
+    yield show
+    for one in opened:
+        one.close()
+
+
+def without_colours(text):
+    import re
+
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_table_fits_the_terminal(manager, screen, width):
+    """Long cells give way: tasks at their start, reasons at their end; ids and numbers never do."""
+    queue = manager.get_queue("orders")
+    task = "a.very.long.package.name.of.somebody:send_the_confirmation"
+    (message_id,) = kill(queue, task=task, message="界" * 20 + " the gateway did not answer in time " * 5)
+    shown = without_colours(screen("dead", width=width).read_until()).splitlines()
+    assert [line.split()[0] for line in shown] == ["ID", message_id[-8:]]
+    from rich.cells import cell_len
+
+    assert max(map(cell_len, shown)) <= width
+    assert "onfirmation" in shown[1]
+    assert "…" in shown[1]
+    assert "orders" in shown[1]
+
+
+def test_no_colour_where_none_is_wanted(manager, screen, monkeypatch):
+    """NO_COLOR is heeded."""
+    kill(manager.get_queue("q"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in screen("queues").read_until()
+
+
+@pytest.mark.parametrize(("answer", "left", "code"), [("y", 0, 0), ("n", 2, 1)])
+def test_what_cannot_be_undone_is_asked_for(manager, screen, answer, left, code):
+    """Yes does it, no does nothing."""
+    queue = manager.get_queue("q")
+    kill(queue, 2)
+    one = screen("dead", "purge", "--all")
+    one.read_until("Delete 2 dead letters for good? [y/N]: ")
+    one.type(answer + "\n")
+    shown = one.read_until()
+    assert one.process.wait(10) == code
+    assert ("2 dead letters purged." in shown) == (left == 0)
+    assert ("Nothing was done." in shown) == (left == 2)
+    assert queue.info().dead == left
+
+
+def test_json_is_for_people_too(manager, screen):
+    """Indented on a terminal, without colours."""
+    manager.get_queue("q")
+    shown = screen("queues", "--json").read_until()
+    assert shown.startswith('{\n  "queues"')
+    assert "\x1b" not in shown

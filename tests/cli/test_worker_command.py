@@ -1,0 +1,293 @@
+"""psmq-worker: what is typed, what it says, how it ends. What workers do is in tests/workers."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from click.testing import CliRunner
+from support import ROOT, children, wait_until
+
+from psmq import server
+from psmq_tasks.cli import worker
+from psmq_tasks.cli.worker_command import usable_cpus
+
+WORKER = "import sys; from psmq_tasks.cli import worker; sys.exit(worker(prog_name='psmq-worker'))"
+
+APP = """
+from tenacity import stop_after_attempt, wait_fixed
+from psmq_tasks import Reject, TaskApp
+app = TaskApp({name!r}, url={url!r}, secret={secret!r})
+
+@app.task
+def good(): print("printed by the task", flush=True)
+
+@app.task(stop=stop_after_attempt(2), wait=wait_fixed(0.01))
+def bad(): raise ValueError("no such address")
+
+@app.task(stop=stop_after_attempt(2), wait=wait_fixed(600))
+def later(): raise ConnectionError("busy")
+"""
+
+
+class Desk:
+    """A folder with an app, and workers started in it."""
+
+    def __init__(self, folder, url, manager):
+        self.folder = folder
+        self.name = f"q{os.urandom(6).hex()}"
+        self.url = url
+        self.manager = manager
+        self.secret = "k" * 40
+        self.started = []
+        self.write("shop", APP.format(name=self.name, url=url, secret=self.secret))
+
+    def write(self, module, source):
+        (self.folder / f"{module}.py").write_text(textwrap.dedent(source))
+
+    def start(self, *words, **environment):
+        number = len(self.started)
+        with (self.folder / f"out{number}").open("w") as out, (self.folder / f"err{number}").open("w") as err:
+            process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-c", WORKER, *map(str, words)],
+                stdout=out, stderr=err, cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PSMQ_SECRET": self.secret, **environment},
+            )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def out(self, number=-1):
+        return (self.folder / f"out{number % len(self.started)}").read_text()
+
+    def err(self, number=-1):
+        return (self.folder / f"err{number % len(self.started)}").read_text()
+
+    def ends(self, *words, code=0, **environment):
+        """Its stderr, if it ends by itself with this code."""
+        process = self.start(*words, **environment)
+        assert process.wait(40) == code, self.err()
+        return self.err()
+
+    def send(self, *calls, module="shop"):
+        code = f"import {module}; [getattr({module}, name).delay() for name in {calls!r}]"
+        subprocess.run([sys.executable, "-c", code], cwd=self.folder, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+
+
+@pytest.fixture
+def desk(tmp_path, own_server):
+    from psmq import QueueManager
+
+    with QueueManager(url=own_server) as manager:
+        desk = Desk(tmp_path, own_server, manager)
+        yield desk
+        for process in desk.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+# --- what is typed
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["-p", "0"], "from 1 to"),
+        (["-p", "two"], "whole number"),
+        (["-t", "-1"], "from 1 to"),
+        (["--async-concurrency", "0"], "from 1 to"),
+        (["--shutdown-timeout", "nan"], "seconds from 0 to"),
+        (["--shutdown-timeout", "-1"], "seconds from 0 to"),
+        (["-q", "a b"], "is no queue name"),
+        (["-u", "http://x"], "redis://"),
+        (["-u", "memory:"], "inside one program"),
+        (["--log-level", "loud"], "debug"),
+        (["--what"], "psmq-worker --help"),
+    ],
+)
+def test_wrong_options_are_one_line_and_2(words, hint):
+    """Before anything is imported or started."""
+    result = CliRunner().invoke(worker, words)
+    assert result.exit_code == 2
+    assert hint in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_each_option_and_its_variable_are_in_the_help():
+    """With the default, in 80 columns."""
+    text = CliRunner(env={"COLUMNS": "80"}).invoke(worker, ["--help"]).stdout
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    for option, variable in (
+        ("-u, --url", "PSMQ_URL"),
+        ("-q, --queue", "PSMQ_WORKER_QUEUE"),
+        ("-p, --processes", "PSMQ_WORKER_PROCESSES"),
+        ("-t, --threads", "PSMQ_WORKER_THREADS"),
+        ("--async-concurrency", "PSMQ_WORKER_ASYNC_CONCURRENCY"),
+        ("--shutdown-timeout", "PSMQ_WORKER_SHUTDOWN_TIMEOUT"),
+        ("-b, --burst", "PSMQ_WORKER_BURST"),
+        ("--log-level", "PSMQ_WORKER_LOG_LEVEL"),
+    ):
+        assert option in words
+        assert f"env var: {variable}" in words
+    assert usable_cpus() == len(os.sched_getaffinity(0))
+
+
+# --- what does not start
+
+
+def test_an_app_that_does_not_import_is_2_with_the_last_line_first(desk):
+    """Then the traceback, from the user's own code on, without the log's dress; no second try."""
+    desk.write("broken", "def load():\n    import nothing_of_this_name\nload()\n")
+    lines = desk.ends("broken", "-p", 4, code=2).splitlines()
+    assert lines[0] == "ModuleNotFoundError: No module named 'nothing_of_this_name'"
+    assert lines[1:3] == ["", "Traceback (most recent call last):"]
+    assert "broken.py" in lines[3]
+    assert "psmq_tasks" not in "".join(lines)
+    desk.write("unfinished", "def load(:\n")
+    assert desk.ends("unfinished.py", code=2).startswith("SyntaxError: ")
+
+
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [
+        ("nothing_here", "No module named 'nothing_here'"),
+        ("nothing.py", "there is no such file"),
+        ("shop:nothing", "shop has no 'nothing'"),
+        ("shop:good", "is a Task, not a TaskApp"),
+        ("json", "has no TaskApp and no @task"),
+    ],
+)
+def test_a_target_that_is_none_is_one_line_and_2(desk, target, hint):
+    """A typing error needs no traceback."""
+    shown = desk.ends(target, code=2)
+    assert hint in shown
+    assert len(shown.splitlines()) == 1
+
+
+def test_an_app_on_an_in_memory_server_cannot_be_served(desk):
+    """Nobody else could reach it."""
+    desk.write("alone", "from psmq_tasks import TaskApp\napp = TaskApp('alone', url='memory:')\n")
+    assert "inside one program" in desk.ends("alone", code=2)
+
+
+def test_a_burst_without_a_server_is_3(desk, tmp_path):
+    """In one line."""
+    shown = desk.ends("shop", "--burst", "-u", f"unix://{tmp_path}/none.sock", code=3)
+    assert "none.sock" in shown
+    assert len(shown.splitlines()) == 1
+
+
+def test_a_worker_waits_for_its_server_and_says_so_once(desk, tmp_path):
+    """Started before the server, as machines do: one line when it is missing, one when it answers."""
+    folder = tmp_path / "late"
+    folder.mkdir()
+    socket = folder / "s"
+    process = desk.start("shop", "-p", 1, "-u", f"unix://{socket}")
+    wait_until(lambda: "waiting for the server" in desk.err(), 20)
+    words = [str(server.find_binary()), "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as valkey:
+        wait_until(lambda: "stop" in desk.err(), 20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        valkey.kill()
+    assert desk.err().count("waiting for the server") == 1
+    assert desk.err().count("the server answers") == 1
+
+
+def test_waiting_for_a_server_can_be_interrupted(desk, tmp_path):
+    """Ctrl+C ends it like any other time."""
+    process = desk.start("shop", "-u", f"unix://{tmp_path}/none.sock")
+    wait_until(lambda: "waiting for the server" in desk.err(), 20)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+
+
+# --- what runs
+
+
+def test_the_banner_says_what_runs_where_and_how_to_stop(desk):
+    """On stderr, with the log; what tasks print has stdout to itself."""
+    process = desk.start("shop.py", "-p", 1, "-t", 3, "-q", f"{desk.name},extra", "-q", "third")
+    wait_until(lambda: "stop" in desk.err(), 20)
+    banner = desk.err()
+    for text in (
+        "psmq-worker 0.",
+        f"process {process.pid}",
+        desk.url,
+        f"{desk.name}, extra, third",
+        "shop:bad, shop:good, shop:later",
+        "1 process x 3 threads",
+        "Ctrl+C",
+    ):
+        assert text in banner
+    desk.send("good")
+    wait_until(desk.out)
+    assert desk.out() == "printed by the task\n"
+    assert len(children(process.pid)) == 1
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert desk.err() == banner
+
+
+def test_a_password_is_never_shown(desk):
+    """Not in the banner."""
+    socket = desk.url.removeprefix("unix://")
+    process = desk.start("shop", "-p", 1, "-u", f"unix://:s3cret@{socket}")
+    wait_until(lambda: desk.err() != "", 20)
+    process.kill()
+    assert "s3cret" not in desk.err()
+
+
+def test_options_come_from_the_environment_too(desk):
+    """PSMQ_WORKER_…; queues separated by commas or blanks."""
+    desk.ends(
+        "shop", PSMQ_WORKER_BURST="1", PSMQ_WORKER_QUEUE="a,b c", PSMQ_WORKER_PROCESSES="1", PSMQ_WORKER_THREADS="2"
+    )
+    assert "a, b, c" in desk.err()
+    assert "1 process x 2 threads" in desk.err()
+
+
+def test_the_app_s_own_server_wins_over_the_environment_but_not_over_what_is_typed(desk, tmp_path):
+    """Senders use the app's: a worker that took PSMQ_URL instead would wait on another server for ever."""
+    other = f"unix://{tmp_path}/other.sock"
+    assert desk.url in desk.ends("shop", "--burst", "-p", 1, PSMQ_URL=other)
+    assert "other.sock" in desk.ends("shop", "--burst", "-p", 1, "-u", other, code=3)
+
+
+def test_without_an_app_it_serves_calls_that_carry_their_code(desk):
+    """On the queue "default", or those that are named."""
+    shown = desk.ends("--burst", "-p", 1, "-u", desk.url)
+    assert re.search(r"queues +default$", shown, re.MULTILINE)
+    assert "calls that carry their code" in shown
+    assert re.search(r"queues +urgent$", desk.ends("-b", "-p", 1, "-u", desk.url, "-q", "urgent"), re.MULTILINE)
+
+
+def test_the_log_tells_what_failed_and_what_comes_next(desk):
+    """One line each: when, how bad, which task, the end of its id, which attempt, why, what then."""
+    desk.manager.get_queue(desk.name)
+    desk.send("bad", "later", "good")
+    lines = desk.ends("shop", "--burst", "-p", 1, "-t", 1, "--log-level", "debug").splitlines()
+    log = [line for line in lines if line[:2] == "20"]
+    (letter,) = desk.manager.find_queue(desk.name).dead_letters()
+    tail = letter.message.message_id[-8:]
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+    expected = (
+        rf"{stamp} warning shop:bad {tail} failed at attempt 1: ValueError: no such address; again in 0.01 s",
+        rf"{stamp} error   shop:bad {tail} failed for good at attempt 2: ValueError: no such address",
+        rf"{stamp} debug   shop:good \w{{8}} done in \S+ ms",
+        rf"{stamp} info    nothing is left to do; 1 delayed message or retry waits for its time",
+    )
+    for one in expected:
+        assert any(re.fullmatch(one, line) for line in log), (one, log)
+    assert re.fullmatch(expected[-1], lines[-1])
+
+
+def test_a_burst_with_nothing_left_says_only_that(desk):
+    """The last line names what stays, if anything does."""
+    assert desk.ends("shop", "-b", "-p", 1).splitlines()[-1].endswith("nothing is left to do")

@@ -1,0 +1,115 @@
+"""Signed envelopes: what is good for one place is good for no other, and no byte of it can be changed."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from psmq.errors import InvalidOption
+from psmq_tasks.envelope import Keyring
+from psmq_tasks.errors import ForgedPayload, MalformedPayload, NewerPayload, PayloadError, UnsignedPayload
+
+NEW, OLD, OTHER = (secrets.token_bytes(32) for _ in range(3))
+PLACE = ("task", "psmq", "mail", "0123456789a")
+
+
+def test_what_was_sealed_opens_in_its_place():
+    """The content comes back, known to be signed."""
+    ring = Keyring([NEW])
+    assert ring.open(*PLACE, ring.seal(*PLACE, b"content")) == (b"content", True)
+
+
+@pytest.mark.parametrize("position, other", list(enumerate(["result", "psmq2", "mails", "0123456789b"])))
+def test_an_envelope_opens_nowhere_else(position, other):
+    """Not as a result, not in another namespace or queue, not for another message."""
+    ring = Keyring([NEW])
+    place = list(PLACE)
+    place[position] = other
+    with pytest.raises(ForgedPayload):
+        ring.open(*place, ring.seal(*PLACE, b"content"))
+
+
+def test_fields_cannot_flow_into_each_other():
+    """Namespace "ab" queue "c" is not namespace "a" queue "bc": the lengths are signed too."""
+    ring = Keyring([NEW])
+    data = ring.seal("task", "ab", "c", "0", b"content")
+    with pytest.raises(ForgedPayload):
+        ring.open("task", "a", "bc", "0", data)
+    with pytest.raises(ForgedPayload):
+        ring.open("task", "ab", "c", "", data)
+
+
+def test_keys_rotate():
+    """The first signs, all verify; once the old one is gone, so are its messages."""
+    old, both, new = Keyring([OLD]), Keyring([NEW, OLD]), Keyring([NEW])
+    assert both.open(*PLACE, old.seal(*PLACE, b"x"))[1]
+    assert new.open(*PLACE, both.seal(*PLACE, b"x"))[1]
+    with pytest.raises(ForgedPayload):
+        new.open(*PLACE, old.seal(*PLACE, b"x"))
+
+
+def test_keys_are_read_from_text_as_the_environment_has_them():
+    """``PSMQ_SECRET=new,old``, with what spaces there are."""
+    text = f" {NEW.hex()} ,{OLD.hex()},"
+    ring = Keyring.from_text(text)
+    assert len(ring) == 2
+    assert ring.open(*PLACE, Keyring([OLD.hex().encode()]).seal(*PLACE, b"x"))[1]
+
+
+def test_a_key_that_can_be_guessed_is_refused():
+    """Whoever has one message can try keys offline. The key itself is not in the words."""
+    with pytest.raises(InvalidOption, match="at least 16 bytes") as caught:
+        Keyring.from_text("hunter2")
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(Keyring.from_text("hunter2" * 5))
+
+
+def test_without_a_key_nothing_is_sealed_unless_that_is_allowed():
+    """An empty keyring is no licence."""
+    with pytest.raises(UnsignedPayload):
+        Keyring([]).seal(*PLACE, b"x")
+    data = Keyring([], allow_unsigned=True).seal(*PLACE, b"x")
+    assert Keyring([NEW]).open(*PLACE, data) == (b"x", False)
+
+
+def test_a_signature_that_is_there_must_fit_even_where_none_is_needed():
+    """``allow_unsigned`` takes what is unsigned, not what is signed wrongly."""
+    for ring in (Keyring([], allow_unsigned=True), Keyring([NEW], allow_unsigned=True)):
+        with pytest.raises(ForgedPayload):
+            ring.open(*PLACE, Keyring([OTHER]).seal(*PLACE, b"x"))
+
+
+def test_a_newer_envelope_is_told_from_a_forged_one():
+    """It is handed back to workers that know it, instead of being buried."""
+    ring = Keyring([NEW])
+    data = bytearray(ring.seal(*PLACE, b"content"))
+    data[4] = 2
+    with pytest.raises(NewerPayload) as caught:
+        ring.open(*PLACE, bytes(data))
+    assert (caught.value.version, caught.value.known, caught.value.hand_back) == (2, 1, True)
+
+
+@pytest.mark.parametrize("data", [b"", b"psmq", b"psmq\x01", b"psmq\x01\x07rest", b"psmq\x00\x01rest", b"\x80\x05N."])
+def test_what_is_no_envelope_is_malformed(data):
+    """Garbage has its own name, and shows how it begins."""
+    with pytest.raises(MalformedPayload):
+        Keyring([NEW], allow_unsigned=True).open(*PLACE, data)
+
+
+@given(st.data())
+def test_no_change_of_a_single_byte_goes_unnoticed(data):
+    """Replaced, removed, added or swapped: anything but the original is refused."""
+    ring = Keyring([NEW])
+    original = ring.seal(*PLACE, b"some content of a call")
+    at = data.draw(st.integers(0, len(original) - 1))
+    new = data.draw(st.binary(max_size=3))
+    removed = data.draw(st.integers(0, 3))
+    changed = original[:at] + new + original[at + removed :]
+    try:
+        content, signed = ring.open(*PLACE, changed)
+    except PayloadError:
+        return
+    assert (content, signed) == (b"some content of a call", True) if changed == original else not signed

@@ -1,0 +1,115 @@
+"""How workers end: what runs finishes, what was not started goes back, and the exit code says which."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from support import children, wait_until
+
+
+def test_the_first_term_lets_running_tasks_finish_and_hands_the_rest_back(stage):
+    """No new gets, running tasks end within the grace, unstarted ones go back at once and uncounted; exit 0."""
+    tasks = stage.tasks(
+        """
+        @app.task
+        def slow(i): note('start', i); time.sleep(1.5); note('end', i)
+        """
+    )
+    worker = stage.worker("-p", 1, "-t", 2)
+    tasks.slow.delay_many(tasks.slow.call(i) for i in range(10))
+    wait_until(lambda: len(stage.lines()) == 2)
+    worker.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    assert worker.wait(15) == 0
+    assert time.monotonic() - asked < 5
+    assert len(stage.lines()) == 4, "both finished, no other was started"
+    info = stage.queue.info()
+    assert (info.ready, info.leased, info.counters["deleted"]) == (8, 0, 2)
+    assert {message.retrieval_count for message in stage.queue.messages("ready")} == {0}
+
+
+def test_an_idle_worker_stops_at_once_though_it_waits_on_the_server(stage):
+    """The waiting slot is interrupted; a message pushed right then is not lost in its hands."""
+    tasks = stage.tasks("@app.task\ndef one(): note('ran')")
+    worker = stage.worker("-p", 2)
+    worker.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    tasks.one.delay()
+    assert worker.wait(10) == 0
+    assert time.monotonic() - asked < 2
+    info = stage.queue.info()
+    assert info.leased == 0
+    assert info.ready + info.counters["deleted"] == 1
+
+
+def test_when_the_grace_ends_the_rest_is_given_back_uncounted(stage):
+    """Tasks that outlive the grace are ended with their process and run again elsewhere; exit 1 says so."""
+    tasks = stage.tasks("@app.task\ndef slow(): note('start', current_message().attempt); time.sleep(30)")
+    worker = stage.worker("-p", 1, "--shutdown-timeout", 0.5)
+    tasks.slow.delay()
+    wait_until(stage.lines)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 1
+    (message,) = stage.queue.messages("ready")
+    assert message.retrieval_count == 0
+
+
+def test_a_second_signal_stops_at_once(stage):
+    """TERM twice (or QUIT): nothing is waited for."""
+    tasks = stage.tasks("@app.task\ndef slow(): note('start'); time.sleep(30)")
+    for signals in ((signal.SIGTERM, signal.SIGINT), (signal.SIGQUIT,)):
+        worker = stage.worker("-p", 1)
+        before = len(stage.lines())
+        handle = tasks.slow.delay()
+        wait_until(lambda before=before: len(stage.lines()) > before)
+        for number in signals:  # of two kinds: one kind twice, before it is handled, is one signal
+            worker.send_signal(number)
+        assert worker.wait(5) == 1
+        assert stage.queue.info().ready == 1
+        assert not handle.done()
+        stage.queue.purge()
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_whole_group_and_stops_it_gracefully(stage):
+    """Children ignore the signal that the terminal sends them too; the supervisor decides."""
+    tasks = stage.tasks("@app.task\ndef slow(): note('start'); time.sleep(1); note('end')")
+    worker = stage.worker("-p", 2)
+    tasks.slow.delay()
+    wait_until(stage.lines)
+    for pid in [worker.pid, *children(worker.pid)]:
+        os.kill(pid, signal.SIGINT)
+    assert worker.wait(10) == 0
+    assert stage.lines() == ["start", "end"]
+
+
+def test_burst_ends_when_nothing_is_ready_and_leaves_what_is_delayed(stage):
+    """--burst: everything ready runs, delayed messages stay and are counted in the last line; exit 0."""
+    tasks = stage.tasks("@app.task\ndef one(i): note(i)")
+    tasks.one.delay_many(tasks.one.call(i) for i in range(500))
+    tasks.one.using(delay=600).delay("later")
+    worker = stage.worker("--burst", "-p", 2, wait=False)
+    assert worker.wait(30) == 0
+    assert stage.counts() == {str(i): 1 for i in range(500)}
+    info = stage.queue.info()
+    assert (info.ready, info.leased, info.delayed) == (0, 0, 1)
+    assert "1 delayed" in stage.output().strip().splitlines()[-1]
+
+
+def test_a_module_that_does_not_import_ends_the_worker_with_2(stage):
+    """The traceback's last line comes first; no respawn loop."""
+    (stage.folder / "broken.py").write_text("import nothing_of_this_name\n")
+    worker = stage.worker("-p", 2, app="broken", wait=False)
+    assert worker.wait(20) == 2
+    lines = stage.output().splitlines()
+    assert "No module named 'nothing_of_this_name'" in lines[0]
+
+
+def test_a_missing_server_ends_a_burst_with_3(stage):
+    """One line that names the server; no traceback."""
+    stage.tasks("@app.task\ndef one(): pass")
+    worker = stage.worker("--burst", "-u", "unix:///nowhere/at/all.sock", wait=False)
+    assert worker.wait(40) == 3
+    assert "/nowhere/at/all.sock" in stage.output()
+    assert "Traceback" not in stage.output()
