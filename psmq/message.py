@@ -101,7 +101,8 @@ class MessageRecord(NamedTuple):
     @property
     def first_retrieved(self) -> datetime | None:
         """When it was first delivered; None: never."""
-        return instant(self.first_ms) if self.first_ms else None
+        # Kept in milliseconds: within the one it was sent in, not before that.
+        return max(instant(self.first_ms), self.sent) if self.first_ms else None
 
     @property
     def priority(self) -> int:

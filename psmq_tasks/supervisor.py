@@ -21,7 +21,7 @@ from psmq.errors import InvalidOption, OutcomeUnknown, PsmqError, QueueNotFound,
 from psmq_tasks.history import Failure
 from psmq_tasks.inflight import DONE, HELD, STARTED, Entry
 from psmq_tasks.process import ChildProcess, Plan, Report, start_child
-from psmq_tasks.worker import SHORT_ID
+from psmq_tasks.teller import SHORT_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

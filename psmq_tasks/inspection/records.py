@@ -175,7 +175,7 @@ def dead_task(letter: DeadLetter, *, size: bool = False) -> DeadTask:
     failures = tuple(map(Failure.unpack, letter.failures))
     return DeadTask(
         **_seen(letter.message, failures),
-        buried=letter.buried,
+        buried=max(letter.buried, _or(lambda: letter.message.sent, letter.buried)),
         reason=letter.reason,
         failures=failures,
         size=len(data_of(letter.message)) if size else None,

@@ -1,0 +1,110 @@
+"""Settles for those who cannot: coroutines on the event loop, and slots whose current task takes long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from psmq.errors import QueueNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from psmq import Consumer
+    from psmq_tasks.teller import Pending, Teller
+
+__all__ = ["AFTER_OUTAGE", "SETTLE_WITHIN", "Settler"]
+
+#: seconds that a finished task's settlement waits for company while its slot is busy with the next
+SETTLE_WITHIN: Final = 0.05
+#: seconds after an outage that outlasted every retry
+AFTER_OUTAGE: Final = 1.0
+#: settlements that the settler sends in one command
+_AT_ONCE: Final = 500
+
+
+class _Busy(Protocol):
+    """Somebody who has decisions to tell, and something else to do first."""
+
+    @property
+    def has_pending(self) -> bool: ...
+
+    def take_pending(self, older_than: float = 0.0) -> list[Pending]: ...
+
+
+class Settler:
+    """A thread with a connection of its own. ``slots``: whose decisions it takes when they become old."""
+
+    def __init__(self, teller: Teller, consumer: Consumer, slots: Sequence[_Busy]) -> None:
+        self._teller = teller
+        self._slots = slots
+        self.consumer = consumer
+        self.thread = threading.Thread(target=self._run, name="psmq-settler", daemon=True)
+        self._added: list[Pending] = []
+        self._lock = threading.Lock()
+        self._bell = threading.Event()
+        self._watching = False
+        self._ending = False
+
+    def add(self, pending: Pending) -> None:
+        """Settle this as soon as possible."""
+        with self._lock:
+            self._added.append(pending)
+        self._bell.set()
+
+    def look(self) -> None:
+        """A busy slot has something that should not wait for longer than SETTLE_WITHIN."""
+        if not self._watching:
+            self._watching = True
+            self._bell.set()
+
+    def finish(self) -> None:
+        """Settle what is left, and end."""
+        self._ending = True
+        self._bell.set()
+        self.thread.join()
+        self.consumer.close()
+
+    def _run(self) -> None:
+        while True:
+            self._bell.wait(SETTLE_WITHIN if self._watching else None)
+            self._bell.clear()
+            # In this order: whatever was added before the end was asked for is among what is taken now.
+            last = self._ending
+            pending = self._take()
+            try:
+                self._settle(pending)
+            except BaseException as error:
+                self._teller.complain(error)
+                with self._lock:
+                    self._added = pending + self._added
+                time.sleep(AFTER_OUTAGE)
+                self._bell.set()
+                continue
+            if last:
+                return
+
+    def _take(self) -> list[Pending]:
+        with self._lock:
+            pending, self._added = self._added, []
+        watching = False
+        for slot in self._slots:
+            pending += slot.take_pending(SETTLE_WITHIN)
+            watching = watching or slot.has_pending
+        self._watching = watching
+        return pending
+
+    def _settle(self, pending: list[Pending]) -> None:
+        """Settles and takes out of the list what the server knows."""
+        while pending:
+            served = pending[0].held.served
+            part = [one for one in pending if one.held.served is served][:_AT_ONCE]
+            chosen = set(map(id, part))
+            try:
+                self._teller.exchange(self.consumer, served, part)
+            except QueueNotFound:
+                pass  # and nothing left to settle there
+            finally:
+                left = set(map(id, part))
+                pending[:] = [one for one in pending if id(one) not in chosen or id(one) in left]

@@ -1,0 +1,280 @@
+"""A slot: one thread that gets, executes, settles, and gets again.
+
+What it finished travels with its next get. Of a child's idle slots one at a time waits on the server; the one that got
+something names the next before it works.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from psmq import Release
+from psmq.errors import QueueNotFound
+from psmq_tasks.settler import AFTER_OUTAGE, SETTLE_WITHIN
+from psmq_tasks.teller import Pending
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from psmq import Consumer, Delivered
+    from psmq_tasks.runner import Runner
+    from psmq_tasks.settler import Settler
+    from psmq_tasks.teller import Held, Served, Teller
+
+__all__ = ["MOST_HELD", "Crew", "Slot"]
+
+#: seconds of work that a slot holds and has not started, and messages at most
+_HOLD_SECONDS: Final = 0.004
+MOST_HELD: Final = 64
+#: seconds the waiting slot stays on the server before it asks again by itself
+_LONGEST_WAIT: Final = 2.0
+#: seconds between looks of a process for suspects, and how long it stays without any
+_SOLO_PAUSE, _SOLO_STAY = 0.25, 3.0
+
+
+class Pace:
+    """How long messages take, and so how many a slot may hold: a few ms of work that it has not started."""
+
+    def __init__(self) -> None:
+        self._seconds = _HOLD_SECONDS  # unknown: one at a time
+
+    def note(self, count: int, seconds: float) -> None:
+        """A batch of ``count`` took so long. Slower is believed at once, faster by and by."""
+        each = seconds / count
+        self._seconds = each if each > self._seconds else 0.7 * self._seconds + 0.3 * each
+
+    @property
+    def batch(self) -> int:
+        """Messages to ask for."""
+        return max(1, min(MOST_HELD, int(_HOLD_SECONDS / self._seconds))) if self._seconds > 0 else MOST_HELD
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What the slots of a child share."""
+
+    served: tuple[Served, ...]
+    teller: Teller
+    settler: Settler
+    runner: Runner
+    stopping: threading.Event
+    #: how many slots there are
+    size: int
+    #: takes suspects only, one at a time
+    solo: bool
+    pace: Pace = field(default_factory=Pace)
+    #: messages that wait for a process of their own, by queue
+    suspects: dict[int, int] = field(default_factory=dict)
+    #: held by the slot that waits on the server
+    lead: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Slot:
+    """One thread: get, execute, settle, and again."""
+
+    def __init__(self, crew: Crew, consumer: Consumer, number: int) -> None:
+        self.crew = crew
+        self.number = number
+        self.consumer = consumer
+        self.thread = threading.Thread(target=self._run, name=f"psmq-slot-{number}", daemon=True)
+        self._pending: list[Pending] = []
+        self._pending_since = 0.0
+        self._pending_lock = threading.Lock()
+        #: on the server for a token; there with a question, and nothing to tell
+        self._waiting = self._asking = False
+
+    def interrupt_wait(self) -> None:
+        """The child stops: a wait on the server ends now."""
+        if self._waiting:
+            self.consumer.shut()
+
+    def interrupt_question(self) -> None:
+        """There is nobody who answers it; should there be, the supervisor hands back what the answer gives."""
+        if self._asking:
+            self.consumer.shut()
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether there are decisions that the server does not know yet."""
+        return bool(self._pending)
+
+    def take_pending(self, older_than: float = 0.0) -> list[Pending]:
+        """The decisions that the server does not know yet, for whoever tells it next."""
+        if not self._pending or time.monotonic() - self._pending_since < older_than:
+            return []
+        with self._pending_lock:
+            taken, self._pending = self._pending, []
+        return taken
+
+    def _run(self) -> None:
+        crew = self.crew
+        while not crew.stopping.is_set():
+            try:
+                batch = self._get()
+                if batch:
+                    self._work(batch)
+            except BaseException as error:
+                # A slot must outlive whatever happens to it.
+                if not crew.stopping.is_set():
+                    crew.teller.complain(error)
+                    crew.stopping.wait(AFTER_OUTAGE)
+        self._flush()
+        self.consumer.close()
+
+    # --- getting
+
+    def _get(self) -> list[Held]:
+        """The next batch: at once if there is something, else after waiting in line for it."""
+        crew = self.crew
+        if crew.solo:
+            return self._next_suspect()
+        batch, _ = self._visit(crew.served)
+        if batch:
+            return batch
+        with crew.lead:
+            while not crew.stopping.is_set():
+                # Asked again as leader: another may have taken the token that was meant for what came meanwhile.
+                batch, wait = self._visit(crew.served)
+                if batch:
+                    return batch
+                found = self._wait(wait)
+                if found is not None:
+                    batch, _ = self._visit((found,))
+                    if batch:
+                        return batch
+        return []
+
+    def _visit(self, queues: Sequence[Served]) -> tuple[list[Held], float]:
+        """Ask the queues in order, telling each what was decided. → a batch, or for how long there is none"""
+        crew, table = self.crew, self.crew.teller.table
+        wait = _LONGEST_WAIT
+        for served in queues:
+            pending = self._pending_for(served)
+            limit = min(crew.pace.batch, self._room)
+            if not limit and not pending:
+                continue
+            # Noted before it asks: should this process end before it sees the answer, what that gave can go back.
+            table.set_client(self.number, self.consumer.client_id)
+            self._asking = not pending
+            try:
+                answer = crew.teller.exchange(self.consumer, served, pending, limit)
+            except QueueNotFound:
+                wait = min(wait, AFTER_OUTAGE)
+                continue
+            except BaseException:
+                self._keep(pending)
+                raise
+            finally:
+                self._asking = False
+            if limit:
+                crew.suspects[served.number] = answer.suspects
+                table.report_suspects(sum(crew.suspects.values()))
+            if answer.messages:
+                table.begin_batch(self.number)
+                if self._pending:  # for queues that were not reached
+                    crew.settler.look()
+                return crew.teller.hold(served, answer.messages, self.number), 0.0
+            wait = min(wait, _pause(served, answer))
+        return [], wait
+
+    @property
+    def _room(self) -> int:
+        """A slot may take its share of what the table has room for: together they never take more."""
+        return self.crew.teller.table.room // self.crew.size
+
+    def _wait(self, wait: float) -> Served | None:
+        """As leader: wait for a token, and for nothing else. → the queue that had one
+
+        The question does not travel behind the wait: it would be answered to a process that is stopped, or whose GIL
+        is held, and nobody else would get that message before its lease ends. A lost token costs two seconds at most.
+        """
+        crew = self.crew
+        if not self._room:
+            crew.stopping.wait(SETTLE_WITHIN)
+            return None
+        self._waiting = True
+        try:
+            if wait <= 0 or crew.stopping.is_set():
+                return None
+            queue = self.consumer.wait_any([one.queue for one in crew.served], max(wait, 0.001))
+        finally:
+            self._waiting = False
+        return next((one for one in crew.served if one.queue is queue), None)
+
+    def _next_suspect(self) -> list[Held]:
+        """One at a time: also none beside a coroutine. Without any for a while the process ends."""
+        crew = self.crew
+        crew.runner.quiet.wait()
+        ends = time.monotonic() + _SOLO_STAY
+        while True:
+            batch, _ = self._visit(crew.served)
+            if batch:
+                return batch
+            if time.monotonic() >= ends:
+                crew.stopping.set()
+            if crew.stopping.wait(_SOLO_PAUSE):
+                return []
+
+    # --- executing
+
+    def _work(self, batch: list[Held]) -> None:
+        crew, table = self.crew, self.crew.teller.table
+        began = time.perf_counter()
+        for position, held in enumerate(batch):
+            table.start(held.place, held.generation)
+            # In this order: marked, then looked. The supervisor revokes, then looks at the marks.
+            if table.is_revoked(self.number) or crew.stopping.is_set():
+                self._hand_back(batch[position:])
+                return
+            try:
+                settlement = crew.runner.attempt(held)
+            except BaseException as error:
+                settlement = crew.runner.failed_ourselves(held, error)
+            if settlement is not None:
+                crew.runner.mark(held, settlement)
+                self._decide(Pending(held, settlement), more=position + 1 < len(batch))
+        crew.pace.note(len(batch), time.perf_counter() - began)
+
+    def _hand_back(self, batch: Sequence[Held]) -> None:
+        """Not started: back to its place in line, uncounted; refused if the supervisor has been faster."""
+        for held in batch:
+            settlement = Release(count=False)
+            self.crew.runner.mark(held, settlement)
+            self._decide(Pending(held, settlement), more=False)
+
+    # --- settling
+
+    def _decide(self, pending: Pending, *, more: bool) -> None:
+        with self._pending_lock:
+            if not self._pending:
+                self._pending_since = time.monotonic()
+            self._pending.append(pending)
+        if more:
+            self.crew.settler.look()
+
+    def _keep(self, pending: list[Pending]) -> None:
+        if pending:
+            with self._pending_lock:
+                self._pending = pending + self._pending
+
+    def _pending_for(self, served: Served) -> list[Pending]:
+        if len(self.crew.served) == 1:
+            return self.take_pending()
+        with self._pending_lock:
+            mine = [one for one in self._pending if one.held.served is served]
+            self._pending = [one for one in self._pending if one.held.served is not served]
+        return mine
+
+    def _flush(self) -> None:
+        for pending in self.take_pending():
+            self.crew.settler.add(pending)
+
+
+def _pause(served: Served, answer: Delivered) -> float:
+    longest = min(_LONGEST_WAIT, served.queue.visibility_seconds / 2)
+    if answer.more:
+        return 0.0
+    return longest if answer.wait is None else min(longest, answer.wait)
