@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import binascii
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from psmq import errors
 from psmq.config import QueueConfig, check_name, integer, milliseconds
@@ -19,7 +18,7 @@ from psmq.message import DeadLetter, MessageRecord, QueueInfo, instant, pack_met
 from psmq.settlement import Bury, Delete, Release, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import timedelta
 
 T = TypeVar("T")
@@ -77,8 +76,7 @@ class Plain(NamedTuple, Generic[T]):
     patience: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class NewMessage:
+class NewMessage(NamedTuple):
     """One message to push; None stands for the queue's setting.
 
     ``delay`` and ``ttl`` in seconds or timedelta, ``priority`` -100 … 100 (higher first), ``deduplication_id`` at most
@@ -138,25 +136,40 @@ def draw_randoms(count: int) -> list[str]:
 def push(address: Address, messages: Sequence[NewMessage]) -> Command[list[str]]:
     """Store 1 … 1000 messages whose data is bytes; all or none. → their ids"""
     args: list[bytes | str | int] = []
-    drawn = draw_randoms(len(messages))
-    for message, random in zip(messages, drawn, strict=True):
-        data, options = as_bytes(message.data), ""
-        if message.priority:
-            options = f"p{integer('priority', message.priority, -100, 100)}"
-        if message.delay is not None:
-            options += f"d{milliseconds('delay', message.delay)}"
-        if message.ttl is not None:
-            options += f"t{milliseconds('ttl', message.ttl, least=1)}"
-        if message.max_retrievals is not None:
-            options += f"m{integer('max_retrievals', message.max_retrievals, 1, 1_000_000)}"
-        if message.result_ttl is not None:
-            options += f"r{milliseconds('result_ttl', message.result_ttl)}"
-        if message.metadata:
-            packed = pack_metadata(_checked(message.metadata))
+    drawn = iter(draw_randoms(sum(not message.random for message in messages)))
+    for given, delay, priority, ttl, deduplication_id, max_retrievals, metadata, result_ttl, random in messages:
+        data = as_bytes(given)
+        options = _push_options(priority, delay, ttl, max_retrievals, result_ttl)
+        if metadata:
+            packed = pack_metadata(metadata)
             options += f"n{len(packed)}"
             data = packed + data
-        args += (message.random or random, options, _deduplication(message.deduplication_id), data)
+        args += (random or next(drawn), options, _deduplication(deduplication_id), data)
     return Command("push", address, args, _texts)
+
+
+def _push_options(*given: Any) -> str:
+    try:
+        return _spell_options(*given)
+    except TypeError:  # what cannot be hashed is no number either: the check says so in its own words
+        return _spell_options.__wrapped__(*given)
+
+
+# Most pushes of a program have the same few. Typed: True is no priority, though it equals 1.
+@lru_cache(maxsize=256, typed=True)
+def _spell_options(priority: Any, delay: Any, ttl: Any, max_retrievals: Any, result_ttl: Any) -> str:
+    options = ""
+    if priority:
+        options = f"p{integer('priority', priority, -100, 100)}"
+    if delay is not None:
+        options += f"d{milliseconds('delay', delay)}"
+    if ttl is not None:
+        options += f"t{milliseconds('ttl', ttl, least=1)}"
+    if max_retrievals is not None:
+        options += f"m{integer('max_retrievals', max_retrievals, 1, 1_000_000)}"
+    if result_ttl is not None:
+        options += f"r{milliseconds('result_ttl', result_ttl)}"
+    return options
 
 
 def as_bytes(data: object) -> bytes:
@@ -168,13 +181,6 @@ def as_bytes(data: object) -> bytes:
             f"data must be bytes, not {type(data).__name__}: encode it, or open the queue with a serializer"
         )
     return bytes(data)
-
-
-def _checked(metadata: object) -> dict[str, str]:
-    words = [word for pair in metadata.items() for word in pair] if isinstance(metadata, Mapping) else [None]
-    if not all(isinstance(word, str) and "\0" not in word and _is_utf8(word) for word in words):
-        raise errors.InvalidOption("metadata", "must map str to str, without NUL characters and lone surrogates")
-    return dict(cast("Mapping[str, str]", metadata))
 
 
 def _deduplication(name: str | None) -> str:
@@ -207,7 +213,20 @@ def exchange(
     """Settle (message_id, receipt, settlement)s, then get up to ``limit`` messages."""
     timeout = "" if visibility_timeout is None else milliseconds("visibility_timeout", visibility_timeout, least=1)
     args: list[bytes | str | int] = [integer("limit", limit, 0, BATCH), timeout, mode]
+    # What is just to be deleted, of one delivery: one settlement, with the ids in the place of the id.
+    done: list[str] = []
+    done_receipt = ""
     for message_id, receipt, settlement in settlements:
+        if type(settlement) is Delete and settlement.result is None and message_id and " " not in message_id:
+            if receipt != done_receipt and done:
+                args += (" ".join(done), done_receipt, "D", "", "", "")
+                done = []
+            done_receipt = receipt
+            done.append(message_id)
+            continue
+        if done:
+            args += (" ".join(done), done_receipt, "D", "", "", "")
+            done = []
         args += (message_id, receipt)
         if type(settlement) is Delete:
             args += ("d", "", "", _given("result", settlement.result))
@@ -225,6 +244,8 @@ def exchange(
             args += ("b", reason, _given("failure", settlement.failure), _given("result", settlement.result))
         else:
             raise errors.InvalidOption("settlement", f"must be Delete, Release or Bury, not {settlement!r}")
+    if done:
+        args += (" ".join(done), done_receipt, "D", "", "", "")
     name = address.name
 
     def parse(reply: Any) -> Delivered:

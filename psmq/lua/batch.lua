@@ -9,11 +9,15 @@ function batch.new()
 end
 
 local function list(writes, command, key)
-    local name = command .. key
-    local found = writes[name]
+    local keys_of = writes[command]
+    if not keys_of then
+        keys_of = {}
+        writes[command] = keys_of
+    end
+    local found = keys_of[key]
     if not found then
         found = { command = command, key = key }
-        writes[name] = found
+        keys_of[key] = found
         writes.order[#writes.order + 1] = found
     end
     return found

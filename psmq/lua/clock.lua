@@ -4,7 +4,7 @@ local clock = {}
 
 -- The integer ms and microseconds of this call. `override` is ms, '' in production.
 -- stored: clock, seen (last TIME in ms), offset (ms)
--- returns { now = logical ms, time = raw ms, micros = raw microseconds, offset = ms } | nil, refusal
+-- returns logical ms, raw ms, raw microseconds, offset in ms | nil, refusal
 function clock.read(override, stored)
     local time, micros
     if override == '' then
@@ -22,9 +22,9 @@ function clock.read(override, stored)
         end
         micros = time * 1000
     end
-    local seen, offset = tonumber(stored.seen) or 0, tonumber(stored.offset) or 0
+    local seen, offset = stored.seen or 0, stored.offset or 0
     if time < seen then
         offset = offset + (seen - time)
     end
-    return { now = time + offset, time = time, micros = micros, offset = offset }
+    return time + offset, time, micros, offset
 end

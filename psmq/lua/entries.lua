@@ -80,8 +80,13 @@ function entries.options(entry)
     return text
 end
 
-function entries.text(entry, options)
-    return string.format('%s %d %.0f %.0f %s', entry.receipt, entry.count, entry.first, entry.place, options or entries.options(entry))
+function entries.text(entry)
+    return string.format('%s %d %.0f %.0f %s', entry.receipt, entry.count, entry.first, entry.place, entries.options(entry))
+end
+
+-- Whether a state entry is of the delivery with this receipt; compared in place, as every settlement is.
+function entries.is_of(state, receipt)
+    return #receipt >= 3 and string.find(state, receipt, 1, true) == 1 and string.byte(state, #receipt + 1) == 32
 end
 
 -- The entry of a message that has none yet, from its head.

@@ -40,10 +40,7 @@ errors.ranges = {
 
 -- 'p5d1000' -> { p = 5, d = 1000 }; nil and a refusal when a letter is not among `allowed` or out of range.
 function errors.options(text, allowed)
-    local found, rest = {}, string.gsub(text, '(%l)(%-?%d+)', '')
-    if rest ~= '' then
-        return nil, errors.refuse('INVALID_OPTION', 'options cannot be read')
-    end
+    local found, read = {}, 0
     for letter, digits in string.gmatch(text, '(%l)(%-?%d+)') do
         local range = errors.ranges[letter]
         local value = range and string.find(allowed, letter, 1, true) and errors.integer(digits, range[2], range[3])
@@ -51,6 +48,10 @@ function errors.options(text, allowed)
             return nil, errors.refuse('INVALID_OPTION', (range and range[1] or letter) .. ' is out of range')
         end
         found[letter] = value
+        read = read + 1 + #digits
+    end
+    if read ~= #text then
+        return nil, errors.refuse('INVALID_OPTION', 'options cannot be read')
     end
     return found
 end

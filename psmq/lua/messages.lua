@@ -5,12 +5,11 @@ local messages = {}
 local most_messages = 1000
 local modes = { plain = true, worker = true, solo = true }
 
--- One message of a reply: id, retrieval_count, first delivery in ms, compact options, stored value.
-local function show(reply, id, entry, options, value)
-    local size = #reply
+-- One message of a reply, behind `size` parts: id, retrieval_count, first delivery in ms, compact options, stored value.
+local function show(reply, size, id, count, first, options, value)
     reply[size + 1] = id
-    reply[size + 2] = entry.count
-    reply[size + 3] = entries.integer(entry.first)
+    reply[size + 2] = count
+    reply[size + 3] = first
     reply[size + 4] = options
     reply[size + 5] = value
 end
@@ -30,7 +29,8 @@ local function answer_again(call, reply)
     for index, id in ipairs(ids) do
         local entry = states[index] and entries.parse(states[index])
         if entry and entry.receipt == receipt and values[index] then
-            show(reply, id, entry, entries.options(entry), values[index])
+            local first = entries.integer(entry.first)
+            show(reply, #reply, id, entry.count, first, entries.options(entry), values[index])
         end
     end
     return reply
@@ -42,20 +42,20 @@ local function lease(call, taken, ends, worker, reply)
     local k, writes, ids = call.k, call.writes, {}
     local received = call.queue.received + #taken
     local receipt = string.format('%.0f-%s', received, call.nonce)
+    local now = entries.integer(call.now)
     reply[5] = receipt
     for index, message in ipairs(taken) do
-        local entry = message.entry
-        entry.receipt = receipt
-        entry.count = entry.count + 1
-        if entry.first == 0 then
-            entry.first = call.now
-        end
+        local entry, id = message.entry, message.id
+        local count = string.format('%d', entry.count + 1)
+        local first = entry.first == 0 and now or entries.integer(entry.first)
         entry.w = worker
         local options = entries.options(entry)
-        batch.put(writes, 'ZADD', k.leased, ends, message.id)
-        batch.put(writes, 'HSET', k.state, message.id, entries.text(entry, options))
-        show(reply, message.id, entry, options, message.value)
-        ids[index] = message.id
+        batch.put(writes, 'ZADD', k.leased, ends, id)
+        -- as entries.text() spells it; numbers are the dearest part of it, and most of them are at hand as text
+        local text = receipt .. ' ' .. count .. ' ' .. first .. ' ' .. message.place .. ' ' .. options
+        batch.put(writes, 'HSET', k.state, id, text)
+        show(reply, index * 5, id, entry.count + 1, first, options, message.value)
+        ids[index] = id
     end
     return receipt, ids
 end
@@ -142,7 +142,7 @@ function messages.pop(ks, argv)
     if call.answered then
         local id, count, first, options, value = string.match(call.answered, '^p;(%S+) (%d+) (%d+) (%w*);(.*)$')
         if id then
-            show(reply, id, { count = tonumber(count), first = tonumber(first) }, options, value)
+            show(reply, 0, id, tonumber(count), first, options, value)
         elseif call.answered == 'more' then
             reply[1] = 'more'
         end
@@ -168,7 +168,7 @@ function messages.pop(ks, argv)
             batch.drop(call.writes, 'HDEL', key, id)
         end
         local options = entries.options(entry)
-        show(reply, id, entry, options, message.value)
+        show(reply, 0, id, entry.count, entries.integer(entry.first), options, message.value)
         answer = string.format('p;%s %d %.0f %s;', id, entry.count, entry.first, options) .. message.value
         calls.count(call, 'popped', 1)
         fields = { 'received', entries.integer(call.queue.received + 1) }
@@ -203,7 +203,7 @@ function messages.extend(ks, argv)
     local words = {}
     for index, id in ipairs(ids) do
         local state, receipt = states[index], receipts[index]
-        if not state or #receipt < 3 or string.sub(state, 1, #receipt + 1) ~= receipt .. ' ' or buried[index] then
+        if not state or buried[index] or not entries.is_of(state, receipt) then
             words[index] = 'stale'
         else
             words[index] = 'done'

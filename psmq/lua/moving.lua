@@ -145,7 +145,7 @@ end
 
 -- Takes up to `limit` messages out of the ready, in their order.
 -- mode: 'plain' all alike; 'worker' leaves suspects for a process of their own; 'solo' takes one suspect
--- returns { { id, entry, value }, … }, more; damaged and expired ones are set aside on the way and do not count,
+-- returns { { id, entry, place as text, value }, … }, more; damaged and expired ones are set aside on the way and do not count,
 --   more is true when they were so many that it gave up
 function moving.take(call, limit, mode)
     local k, taken, bytes = call.k, {}, 0
@@ -162,29 +162,30 @@ function moving.take(call, limit, mode)
             from = mode == 'solo' and k.suspects or k.ready
             found = redis.call('ZRANGE', from, 0, wanted - 1, 'WITHSCORES')
         end
-        local ids, places = {}, {}
+        local ids, places, count = {}, {}, 0
         for index = 1, #found, 2 do
             local size = weigh and redis.call('HSTRLEN', k.messages, found[index]) or 0
             bytes = bytes + size
-            if weigh and bytes > most_bytes and #taken + #ids > 0 then
+            if weigh and bytes > most_bytes and #taken + count > 0 then
                 limit = 0
                 break
             end
-            ids[#ids + 1] = found[index]
-            places[#places + 1] = tonumber(found[index + 1])
+            count = count + 1
+            ids[count] = found[index]
+            places[count] = found[index + 1]
         end
-        if #ids == 0 then
+        if count == 0 then
             return taken, false
         end
         local values, states = batch.fetch(k.messages, ids), batch.fetch(k.state, ids)
         for index, id in ipairs(ids) do
             local value, state = values[index], states[index]
-            local head = value and (string.sub(value, 1, 1) == ';' and {} or entries.head(value))
+            local head = value and (string.byte(value) == 59 and {} or entries.head(value)) -- 59: ';'
             local entry
             if state then
                 entry = entries.parse(state)
             elseif head then
-                entry = entries.fresh(head, places[index])
+                entry = entries.fresh(head, tonumber(places[index]))
             end
             batch.drop(call.writes, 'ZREM', type(from) == 'table' and from[id] or from, id)
             if not head then
@@ -194,16 +195,16 @@ function moving.take(call, limit, mode)
             elseif entry.x and entry.x <= call.now then
                 dead.expire(call, id, entry)
             else
-                entry.place = places[index]
+                entry.place = tonumber(places[index])
                 if entry.x then
                     batch.drop(call.writes, 'ZREM', k.expiring, id)
                 end
-                taken[#taken + 1] = { id = id, entry = entry, value = value }
+                taken[#taken + 1] = { id = id, entry = entry, place = places[index], value = value }
             end
         end
         batch.flush(call.writes)
         call.writes = batch.new()
-        if #ids < wanted then
+        if count < wanted then
             return taken, false
         end
     end

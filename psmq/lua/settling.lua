@@ -10,49 +10,62 @@ local most_uncounted = 20
 local longest_crash_delay = 60000
 
 -- argv from `first` on, six for each settlement: id, receipt, verb + options, reason, failure, result
---   verb d delete, r release (d delay, u uncounted, m max_retrievals, c crashed, k unknown), b bury
--- returns { { id, receipt, verb, options, reason, failure, result }, … } | nil, refusal
+--   verb d delete, D delete all whose ids stand in the place of one, with spaces between, r release (d delay,
+--   u uncounted, m max_retrievals, c crashed, k unknown), b bury
+-- returns { { id, receipt, verb, options, reason, failure, result } | { ids, receipt }, … } | nil, refusal
 function settling.read(argv, first)
-    local items, parts = {}, #argv - first + 1
+    local items, parts, count = {}, #argv - first + 1, 0
     if parts % 6 ~= 0 or parts > most_items * 6 then
         return nil, errors.refuse('INVALID_OPTION', 'settlements must be at most 1000, of six parts each')
     end
     for index = first, #argv, 6 do
-        local item = {
-            id = argv[index], receipt = argv[index + 1], verb = string.sub(argv[index + 2], 1, 1),
-            reason = argv[index + 3], failure = argv[index + 4], result = argv[index + 5],
-        }
-        local options = string.sub(argv[index + 2], 2)
-        if item.verb == 'r' then
-            local parsed, refusal = errors.options(options, 'dumck')
-            if not parsed then return nil, refusal end
-            item.options = parsed
-        elseif (item.verb ~= 'd' and item.verb ~= 'b') or options ~= '' then
-            return nil, errors.refuse('INVALID_OPTION', 'settlement must be delete, release or bury')
+        if argv[index + 2] == 'D' then
+            local ids = {}
+            for id in string.gmatch(argv[index], '[^ ]+') do
+                ids[#ids + 1] = id
+            end
+            count = count + #ids
+            items[#items + 1] = { ids = ids, receipt = argv[index + 1] }
+        else
+            local item = {
+                id = argv[index], receipt = argv[index + 1], verb = string.sub(argv[index + 2], 1, 1),
+                reason = argv[index + 3], failure = argv[index + 4], result = argv[index + 5],
+            }
+            local options = string.sub(argv[index + 2], 2)
+            if item.verb == 'r' then
+                local parsed, refusal = errors.options(options, 'dumck')
+                if not parsed then return nil, refusal end
+                item.options = parsed
+            elseif (item.verb ~= 'd' and item.verb ~= 'b') or options ~= '' then
+                return nil, errors.refuse('INVALID_OPTION', 'settlement must be delete, release or bury')
+            end
+            if #item.reason > 65536 or #item.failure > 65536 or #item.result > most_text then
+                return nil, errors.refuse('INVALID_OPTION', 'reason, failure or result is too long')
+            end
+            count = count + 1
+            items[#items + 1] = item
         end
-        if #item.reason > 65536 or #item.failure > 65536 or #item.result > most_text then
-            return nil, errors.refuse('INVALID_OPTION', 'reason, failure or result is too long')
-        end
-        items[#items + 1] = item
+    end
+    if count > most_items then
+        return nil, errors.refuse('INVALID_OPTION', 'settlements must be at most 1000')
     end
     return items
 end
 
 -- Deletes what may be deleted: the latest receipt, wherever the message is by now.
-local function delete(call, items)
-    local k, writes, leased = call.k, call.writes, {}
-    for _, item in ipairs(items) do
-        leased[#leased + 1] = item.id
-        batch.drop(writes, 'HDEL', k.messages, item.id)
-        batch.drop(writes, 'HDEL', k.state, item.id)
-        batch.drop(writes, 'HDEL', k.failures, item.id)
-        if item.result ~= '' then
-            dead.keep_result(call, item.id, entries.parse(item.state) or {}, item.result)
+local function delete(call, ids)
+    local k, writes = call.k, call.writes
+    local have_failed = redis.call('EXISTS', k.failures) == 1
+    for _, id in ipairs(ids) do
+        batch.drop(writes, 'HDEL', k.messages, id)
+        batch.drop(writes, 'HDEL', k.state, id)
+        if have_failed then
+            batch.drop(writes, 'HDEL', k.failures, id)
         end
     end
-    if redis.call('ZREM', k.leased, unpack(leased)) < #leased then
+    if redis.call('ZREM', k.leased, unpack(ids)) < #ids then
         -- A lease had ended: the message is back among the ready, or dead by its count.
-        for _, id in ipairs(leased) do
+        for _, id in ipairs(ids) do
             batch.drop(writes, 'ZREM', k.ready, id)
             batch.drop(writes, 'ZREM', k.suspects, id)
             batch.drop(writes, 'ZREM', k.dead, id)
@@ -60,7 +73,7 @@ local function delete(call, items)
             batch.drop(writes, 'HDEL', k.reasons, id)
         end
     end
-    calls.count(call, 'deleted', #items)
+    calls.count(call, 'deleted', #ids)
 end
 
 local function release(call, item, entry)
@@ -114,49 +127,74 @@ local function release(call, item, entry)
     return 'done'
 end
 
--- Settles a list; each stands for itself: a stale receipt changes nothing for its message, nor for the others.
--- returns a word for each: done | stale | dead (a release that met the limit)
-function settling.settle(call, items)
-    local words, ids, seen, deletes = {}, {}, {}, {}
+-- Releases or buries one message whose receipt is the latest. returns its word
+local function put_away(call, item, state)
     local k, writes = call.k, call.writes
-    for index, item in ipairs(items) do
-        ids[index] = item.id
+    local entry = entries.parse(state)
+    local leased = redis.call('ZSCORE', k.leased, item.id)
+    if not entry or (not leased and redis.call('ZSCORE', k.dead, item.id)) then
+        return 'stale'
     end
-    local states = batch.fetch(k.state, ids)
-    for index, item in ipairs(items) do
-        local state, receipt = states[index], item.receipt
-        if not state or seen[item.id] or #receipt < 3 or string.sub(state, 1, #receipt + 1) ~= receipt .. ' ' then
-            words[index] = 'stale'
+    batch.drop(writes, 'ZREM', leased and k.leased or k.ready, item.id)
+    if not leased then
+        batch.drop(writes, 'ZREM', k.suspects, item.id)
+        batch.drop(writes, 'ZREM', k.expiring, item.id)
+    end
+    dead.note(call, item.id, item.failure)
+    if item.verb == 'b' then
+        local reason = item.reason ~= '' and item.reason or 'buried by its holder'
+        dead.bury(call, item.id, entry, { reason = reason, code = 'buried', result = item.result })
+        return 'done'
+    end
+    return release(call, item, entry)
+end
+
+-- Settles a list; each stands for itself: a stale receipt changes nothing for its message, nor for the others.
+-- returns a word for each message: done | stale | dead (a release that met the limit)
+function settling.settle(call, items)
+    local words, ids, seen, deleted = {}, {}, {}, {}
+    for _, item in ipairs(items) do
+        for _, id in ipairs(item.ids or { item.id }) do
+            ids[#ids + 1] = id
+        end
+    end
+    local states, index = batch.fetch(call.k.state, ids), 0
+    -- The state of the next message of the list if it is still held with this receipt; its word is set here otherwise.
+    local function next_held(id, receipt)
+        index = index + 1
+        local state = states[index]
+        if state and not seen[id] and entries.is_of(state, receipt) then
+            return state
+        end
+        words[index] = 'stale'
+    end
+    local function delete_next(id, receipt)
+        local state = next_held(id, receipt)
+        if state then
+            seen[id], words[index], deleted[#deleted + 1] = true, 'done', id
+        end
+        return state
+    end
+    for _, item in ipairs(items) do
+        if item.ids then
+            for _, id in ipairs(item.ids) do
+                delete_next(id, item.receipt)
+            end
         elseif item.verb == 'd' then
-            seen[item.id] = true
-            item.state = state
-            deletes[#deletes + 1] = item
-            words[index] = 'done'
+            local state = delete_next(item.id, item.receipt)
+            if state and item.result ~= '' then
+                dead.keep_result(call, item.id, entries.parse(state) or {}, item.result)
+            end
         else
-            local entry = entries.parse(state)
-            local leased = redis.call('ZSCORE', k.leased, item.id)
-            if not entry or (not leased and redis.call('ZSCORE', k.dead, item.id)) then
-                words[index] = 'stale'
-            else
-                seen[item.id] = true
-                batch.drop(writes, 'ZREM', leased and k.leased or k.ready, item.id)
-                if not leased then
-                    batch.drop(writes, 'ZREM', k.suspects, item.id)
-                    batch.drop(writes, 'ZREM', k.expiring, item.id)
-                end
-                dead.note(call, item.id, item.failure)
-                if item.verb == 'b' then
-                    local reason = item.reason ~= '' and item.reason or 'buried by its holder'
-                    dead.bury(call, item.id, entry, { reason = reason, code = 'buried', result = item.result })
-                    words[index] = 'done'
-                else
-                    words[index] = release(call, item, entry)
-                end
+            local state = next_held(item.id, item.receipt)
+            if state then
+                words[index] = put_away(call, item, state)
+                seen[item.id] = words[index] ~= 'stale' or nil
             end
         end
     end
-    if #deletes > 0 then
-        delete(call, deletes)
+    if #deleted > 0 then
+        delete(call, deleted)
     end
     batch.flush(call.writes)
     call.writes = batch.new()

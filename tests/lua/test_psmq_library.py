@@ -4,8 +4,8 @@ import re
 
 from psmq import library
 
-EXPECTED_REVISION = 1
-EXPECTED_DIGEST = "e9eeb099ffb82416"
+EXPECTED_REVISION = 2
+EXPECTED_DIGEST = "ec7ced49a70e128f"
 
 
 def functions(raw_server):

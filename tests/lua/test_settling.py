@@ -369,3 +369,25 @@ def test_a_suspect_wakes_the_next_getter_too(timed):
     raw.server.delete(f"{raw.base}:wake")
     assert len(raw.get(1)) == 1
     assert raw.server.llen(f"{raw.base}:wake") == 1
+
+
+def test_one_settlement_deletes_all_that_its_ids_name(raw):
+    """Ids with spaces between, all of one delivery; each gets its word, in its place among the others."""
+    ids = [raw.push() for _ in range(3)]
+    other = raw.push()
+    receipt = raw.get(3)[0][1]
+    (held,) = raw.get(1)
+    words = raw.settle(
+        (held[0], held[1], "r", "", "", ""),
+        (" ".join([ids[0], other, ids[2], ids[0]]), receipt, "D", "", "", ""),
+        (ids[1], receipt, "d", "", "", ""),
+    )
+    assert words == ["done", "done", "stale", "done", "stale", "done"]
+    assert [found[0] for found in raw.get(9)] == [other]
+    assert raw.info()["deleted"] == b"3"
+
+
+def test_the_ids_of_a_settlement_count_among_the_thousand(raw):
+    """A list in one argument is no way round the bound of a call."""
+    with raw.refused("INVALID_OPTION"):
+        raw.settle((" ".join(["x"] * 1001), "1-abc", "D", "", "", ""))
