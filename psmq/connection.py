@@ -1,8 +1,9 @@
 """Carries commands to the server over held connections: from threads by ``Link``, from asyncio by ``AsyncLink``.
 
-redis-py opens the connections and parses answers; its clients, pools and retries are left out, because they cost more
-than the server's work and repeat what must not be repeated. A connection serves one command at a time; whatever
-interrupts a command closes its connection, so that no answer reaches another caller.
+redis-py opens the connections, with whatever it takes to be let in; from then on their sockets and a hiredis parser
+are ours. Its clients, pools and retries are left out, because they cost more than the server's work and repeat what
+must not be repeated. A connection serves one command at a time; whatever interrupts a command closes its connection, so
+that no answer reaches another caller.
 """
 
 from __future__ import annotations
@@ -27,29 +28,23 @@ T = TypeVar("T")
 
 #: seconds an interrupted get may take to hand back what it was given
 _FAREWELL: Final = 2.0
+#: bytes read at once
+_READ: Final = 65536
 #: connections kept open for later; more are opened and closed as needed
 _KEPT: Final = 64
 
 
-def _refusal(error: Any) -> Refused:
-    """redis-py strips the code where it has a class for it; the class tells which it was."""
-    from redis import exceptions
-
-    text = str(error)
-    for cls, code in (
-        (exceptions.OutOfMemoryError, "OOM"),
-        (exceptions.ReadOnlyError, "READONLY"),
-        (exceptions.NoPermissionError, "NOPERM"),
-        (exceptions.AuthenticationError, "NOAUTH"),
-        (exceptions.BusyLoadingError, "LOADING"),
-        (exceptions.TryAgainError, "TRYAGAIN"),
-        (exceptions.ClusterDownError, "CLUSTERDOWN"),
-        (exceptions.MasterDownError, "MASTERDOWN"),
-    ):
-        if isinstance(error, cls):
-            return Refused(code, text)
+def _refused(text: str) -> Refused:
+    """An error that the server answered; its first word is the code."""
     code, _, detail = text.partition(" ")
-    return Refused(code, detail) if code.isupper() or code.startswith("PSMQ_") else Refused("ERR", text)
+    return Refused(code, detail)
+
+
+def _parser() -> Any:
+    """Takes bytes, gives answers: False while there is none, Refused for an error."""
+    from hiredis import Reader
+
+    return Reader(replyError=_refused)  # type: ignore[arg-type]  # whatever it makes of one is the answer
 
 
 def _unsuitable(endpoint: Endpoint, error: Exception) -> ServerUnsuitable:
@@ -59,6 +54,25 @@ def _unsuitable(endpoint: Endpoint, error: Exception) -> ServerUnsuitable:
 
 def _is_get(command: Command[Any] | Plain[Any]) -> TypeGuard[Command[Any]]:
     return isinstance(command, Command) and command.function == "exchange" and command.args[0] != 0
+
+
+def _next_answer(sock: Any, parser: Any) -> Any:
+    """What the server says next, read from the socket as far as need be."""
+    while (answer := parser.gets()) is False:
+        data = sock.recv(_READ)
+        if not data:
+            raise Lost("the server closed the connection", sent=True)
+        parser.feed(data)
+    return answer
+
+
+async def _anext_answer(reader: asyncio.StreamReader, parser: Any) -> Any:
+    while (answer := parser.gets()) is False:
+        data = await reader.read(_READ)
+        if not data:
+            raise Lost("the server closed the connection", sent=True)
+        parser.feed(data)
+    return answer
 
 
 class Channel:
@@ -71,6 +85,10 @@ class Channel:
         self._answers_within = min(ANSWER_TIMEOUT, timeout)
         self._pid = os.getpid()
         self._connection: Any = None
+        self._socket: Any = None
+        self._parser: Any = None
+        #: seconds that the socket now waits for an answer
+        self._patience = 0.0
         self._shut = False
         self.identity = Identity()
 
@@ -124,23 +142,20 @@ class Channel:
     def _send(self, step: Send) -> list[Any]:
         from redis import exceptions
 
-        connection, sent = self._connection, False
+        sent = False
         if self._shut:
             raise ServerUnreachable("shut")
         try:
-            if connection is None:
-                connection = self._connect()
+            if self._connection is None:
+                self._connect()
+            sock, parser = self._socket, self._parser
+            patience = self._answers_within + step.patience
+            if patience != self._patience:
+                self._patience = patience
+                sock.settimeout(patience)
             sent = True
-            connection.send_packed_command([step.payload], check_health=False)
-            answers: list[Any] = []
-            for _ in range(step.answers):
-                try:
-                    answer = connection.read_response(
-                        disable_decoding=True, timeout=self._answers_within + step.patience
-                    )
-                    answers.append(answer)
-                except exceptions.ResponseError as error:
-                    answers.append(_refusal(error))
+            sock.sendall(step.payload)
+            return [_next_answer(sock, parser) for _ in range(step.answers)]
         except exceptions.AuthenticationError as error:
             raise _unsuitable(self._endpoint, error) from None
         except exceptions.BusyLoadingError as error:
@@ -149,16 +164,15 @@ class Channel:
             raise Lost(str(error) or "no answer in time", sent=sent) from None
         except exceptions.RedisError as error:
             raise _unsuitable(self._endpoint, error) from None
-        return answers
 
-    def _connect(self) -> Any:
+    def _connect(self) -> None:
         import redis.connection as kinds
 
         kind, settings = self._endpoint.settings()
         classes = {"tcp": kinds.Connection, "tls": kinds.SSLConnection, "unix": kinds.UnixDomainSocketConnection}
         connection = self._connection = classes[kind](**settings)
         connection.connect()
-        return connection
+        self._socket, self._parser, self._patience = connection._sock, _parser(), 0.0
 
     def _hand_back(self, address: Address, clock: str) -> None:
         client_id, number = self.identity.client_id, self.identity.number
@@ -179,7 +193,7 @@ class Channel:
 
     def close(self) -> None:
         """Give the connection up; the next command opens another."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._socket = self._connection, None, None
         if connection is not None:
             connection.disconnect()
 
@@ -229,6 +243,7 @@ class AsyncChannel:
         #: seconds the server may take; who has less patience does not wait for longer
         self._answers_within = min(ANSWER_TIMEOUT, timeout)
         self._connection: Any = None
+        self._parser: Any = None
         self.identity = Identity()
 
     async def run(self, command: Command[T] | Plain[T], *, clock: str = "", wake: float | None = None) -> T:
@@ -275,19 +290,16 @@ class AsyncChannel:
     async def _send(self, step: Send) -> list[Any]:
         from redis import exceptions
 
-        connection, sent = self._connection, False
+        sent = False
         try:
-            if connection is None:
-                connection = await self._connect()
+            if self._connection is None:
+                await self._connect()
+            connection, parser = self._connection, self._parser
             sent = True
-            answers: list[Any] = []
             async with asyncio.timeout(self._answers_within + step.patience):
-                await connection.send_packed_command([step.payload], check_health=False)
-                for _ in range(step.answers):
-                    try:
-                        answers.append(await connection.read_response(disable_decoding=True))
-                    except exceptions.ResponseError as error:
-                        answers.append(_refusal(error))
+                connection._writer.write(step.payload)
+                await connection._writer.drain()
+                return [await _anext_answer(connection._reader, parser) for _ in range(step.answers)]
         except exceptions.AuthenticationError as error:
             raise _unsuitable(self._endpoint, error) from None
         except exceptions.BusyLoadingError as error:
@@ -296,9 +308,8 @@ class AsyncChannel:
             raise Lost(str(error) or "no answer in time", sent=sent) from None
         except exceptions.RedisError as error:
             raise _unsuitable(self._endpoint, error) from None
-        return answers
 
-    async def _connect(self) -> Any:
+    async def _connect(self) -> None:
         import redis.asyncio.connection as kinds
 
         kind, settings = await _one_at_a_time(self._endpoint.settings)
@@ -313,7 +324,7 @@ class AsyncChannel:
         connection = self._connection = classes[kind](**settings)
         async with asyncio.timeout(CONNECT_TIMEOUT):
             await connection.connect()
-        return connection
+        self._parser = _parser()
 
     async def _hand_back(self, address: Address, clock: str) -> None:
         client_id, number = self.identity.client_id, self.identity.number

@@ -7,7 +7,6 @@ threads, ``AsyncQueue`` on an event loop.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psmq import commands
@@ -210,9 +209,10 @@ class QueueFlows:
             ) from error
 
     def _new(self, item: Any, options: NewMessage) -> NewMessage:
-        if isinstance(item, NewMessage):
-            return replace(item, data=self._serialized(item.data))
-        return replace(options, data=self._serialized(item))
+        if not isinstance(item, NewMessage):
+            return options._replace(data=self._serialized(item))
+        data = self._serialized(item.data)
+        return item if data is item.data else item._replace(data=data)
 
     def _pushes(self, items: Iterable[Any], options: NewMessage) -> Iterable[Command[list[str]]]:
         """One command for each thousand; an iterable is read as it is sent."""

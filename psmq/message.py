@@ -7,9 +7,12 @@ a second pays for what it looks at.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from psmq.errors import InvalidOption
 
 if TYPE_CHECKING:
     from psmq.config import QueueConfig
@@ -128,9 +131,17 @@ class MessageRecord(NamedTuple):
         return extras.get("o") or extras.get("m") or self.head.get("m")
 
 
-def pack_metadata(metadata: dict[str, str]) -> bytes:
-    """``key NUL value NUL …`` in UTF-8; the caller has refused NUL characters."""
-    return "".join(f"{key}\0{value}\0" for key, value in metadata.items()).encode()
+def pack_metadata(metadata: Mapping[str, str]) -> bytes:
+    """``key NUL value NUL …`` in UTF-8; InvalidOption for what is not str, holds NUL or is no text."""
+    if isinstance(metadata, Mapping):
+        words = [word for pair in metadata.items() for word in pair]
+        try:
+            text = "\0".join([*words, ""])
+            if text.count("\0") == len(words):
+                return text.encode()
+        except (TypeError, UnicodeEncodeError):
+            pass  # it says below what is wrong
+    raise InvalidOption("metadata", "must map str to str, without NUL characters and lone surrogates")
 
 
 def unpack_metadata(packed: bytes) -> dict[str, str]:

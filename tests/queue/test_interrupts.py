@@ -8,28 +8,26 @@ import threading
 import time
 
 import pytest
-import redis.asyncio.connection
-import redis.connection
 
-from psmq import Delete, Release
+from psmq import Delete, Release, connection
 from psmq.errors import PsmqError
 
 
 @pytest.fixture
 def interrupt(monkeypatch):
     """interrupt(n): the n-th answer from now is interrupted, when the server has already given it."""
-    original = redis.connection.AbstractConnection.read_response
+    original = connection._next_answer
     state = {"left": 0}
 
-    def read_response(self, *args, **kwargs):
+    def next_answer(sock, parser):
+        answer = original(sock, parser)
         if state["left"] and threading.current_thread() is threading.main_thread():
             state["left"] -= 1
             if not state["left"]:
-                self.can_read(5)  # it is on its way: the server has done what was asked
                 raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
+        return answer
 
-    monkeypatch.setattr(redis.connection.AbstractConnection, "read_response", read_response)
+    monkeypatch.setattr(connection, "_next_answer", next_answer)
 
     def arm(answer):
         state["left"] = answer
@@ -82,16 +80,16 @@ def test_a_get_that_never_arrived_gives_back_nothing(queue, monkeypatch):
     """Interrupted before a byte was sent: the last get of this connection is somebody's."""
     queue.push(b"held")
     held = queue.get()
-    original = redis.connection.AbstractConnection.send_packed_command
+    original = connection.Channel._send
     calls = []
 
-    def send(self, *args, **kwargs):
+    def send(self, step):
         if not calls:
             calls.append(1)
             raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
+        return original(self, step)
 
-    monkeypatch.setattr(redis.connection.AbstractConnection, "send_packed_command", send)
+    monkeypatch.setattr(connection.Channel, "_send", send)
     with pytest.raises(KeyboardInterrupt):
         queue.get()
     assert counts(queue) == (0, 0, 1, 0)
@@ -224,19 +222,19 @@ def test_signals_at_any_moment_lose_nothing(queue):
 @pytest.fixture
 def cancel_answer(monkeypatch):
     """cancel_answer(n): the task that reads the n-th answer from now is cancelled, when the server has given it."""
-    original = redis.asyncio.connection.AbstractConnection.read_response
+    original = connection._anext_answer
     state = {"left": 0}
 
-    async def read_response(self, *args, **kwargs):
+    async def next_answer(reader, parser):
         if state["left"]:
             state["left"] -= 1
             if not state["left"]:
                 await asyncio.sleep(0.1)
                 asyncio.current_task().cancel()
                 await asyncio.sleep(1)
-        return await original(self, *args, **kwargs)
+        return await original(reader, parser)
 
-    monkeypatch.setattr(redis.asyncio.connection.AbstractConnection, "read_response", read_response)
+    monkeypatch.setattr(connection, "_anext_answer", next_answer)
 
     def arm(answer):
         state["left"] = answer
