@@ -101,7 +101,7 @@ def settle(
     attempt = record.retrieval_count
     first = min(record.first_ms / 1000, started) if record.first_ms else started
     decision = decide(policy, outcome, attempt=attempt, first_started_at=first, now=now)
-    keeps_result = b"r" in record.extras
+    keeps_result = b"r" in record.extras and record.extras_dict["r"] > 0
     if decision.accepted:
         return Delete(_sealed(app, record, outcome)) if keeps_result else _DONE
     name = task.name if task is not None else record.metadata.get("task", "")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from psmq import QueueManager
 from psmq.errors import PsmqError, ServerUnreachable
 from psmq_tasks.inflight import Table
-from psmq_tasks.slot import MOST_HELD
+from psmq_tasks.pace import MOST_HELD
 from psmq_tasks.teller import Served
 from psmq_tasks.worker import Child
 

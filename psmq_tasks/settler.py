@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from psmq import Consumer
+    from psmq_tasks.pace import Lead
     from psmq_tasks.teller import Pending, Teller
 
 __all__ = ["AFTER_OUTAGE", "SETTLE_WITHIN", "Settler"]
 
 #: seconds that a finished task's settlement waits for company while its slot is busy with the next
 SETTLE_WITHIN: Final = 0.05
+#: seconds between looks at busy slots, and for how long one of them may keep the lead
+_LOOK, _STUCK = 0.02, 0.015
 #: seconds after an outage that outlasted every retry
 AFTER_OUTAGE: Final = 1.0
 #: settlements that the settler sends in one command
@@ -34,11 +37,15 @@ class _Busy(Protocol):
 
 
 class Settler:
-    """A thread with a connection of its own. ``slots``: whose decisions it takes when they become old."""
+    """A thread with a connection of its own.
 
-    def __init__(self, teller: Teller, consumer: Consumer, slots: Sequence[_Busy]) -> None:
+    ``slots``: whose decisions it takes when they become old. ``lead``: what it takes from a slot that works for long.
+    """
+
+    def __init__(self, teller: Teller, consumer: Consumer, slots: Sequence[_Busy], lead: Lead) -> None:
         self._teller = teller
         self._slots = slots
+        self._lead = lead
         self.consumer = consumer
         self.thread = threading.Thread(target=self._run, name="psmq-settler", daemon=True)
         self._added: list[Pending] = []
@@ -54,7 +61,7 @@ class Settler:
         self._bell.set()
 
     def look(self) -> None:
-        """A busy slot has something that should not wait for longer than SETTLE_WITHIN."""
+        """A busy slot has something that should not wait for long: decisions, or the lead."""
         if not self._watching:
             self._watching = True
             self._bell.set()
@@ -68,7 +75,7 @@ class Settler:
 
     def _run(self) -> None:
         while True:
-            self._bell.wait(SETTLE_WITHIN if self._watching else None)
+            self._bell.wait(_LOOK if self._watching else None)
             self._bell.clear()
             # In this order: whatever was added before the end was asked for is among what is taken now.
             last = self._ending
@@ -88,7 +95,7 @@ class Settler:
     def _take(self) -> list[Pending]:
         with self._lock:
             pending, self._added = self._added, []
-        watching = False
+        watching = self._lead.pass_on_if_stuck(_STUCK)
         for slot in self._slots:
             pending += slot.take_pending(SETTLE_WITHIN)
             watching = watching or slot.has_pending

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from psmq import Release
 from psmq.errors import QueueNotFound
+from psmq_tasks.pace import Lead, Pace, waits
 from psmq_tasks.settler import AFTER_OUTAGE, SETTLE_WITHIN
 from psmq_tasks.teller import Pending
 
@@ -24,32 +25,12 @@ if TYPE_CHECKING:
     from psmq_tasks.settler import Settler
     from psmq_tasks.teller import Held, Served, Teller
 
-__all__ = ["MOST_HELD", "Crew", "Slot"]
+__all__ = ["Crew", "Slot"]
 
-#: seconds of work that a slot holds and has not started, and messages at most
-_HOLD_SECONDS: Final = 0.004
-MOST_HELD: Final = 64
 #: seconds the waiting slot stays on the server before it asks again by itself
 _LONGEST_WAIT: Final = 2.0
 #: seconds between looks of a process for suspects, and how long it stays without any
 _SOLO_PAUSE, _SOLO_STAY = 0.25, 3.0
-
-
-class Pace:
-    """How long messages take, and so how many a slot may hold: a few ms of work that it has not started."""
-
-    def __init__(self) -> None:
-        self._seconds = _HOLD_SECONDS  # unknown: one at a time
-
-    def note(self, count: int, seconds: float) -> None:
-        """A batch of ``count`` took so long. Slower is believed at once, faster by and by."""
-        each = seconds / count
-        self._seconds = each if each > self._seconds else 0.7 * self._seconds + 0.3 * each
-
-    @property
-    def batch(self) -> int:
-        """Messages to ask for."""
-        return max(1, min(MOST_HELD, int(_HOLD_SECONDS / self._seconds))) if self._seconds > 0 else MOST_HELD
 
 
 @dataclass(frozen=True)
@@ -65,11 +46,11 @@ class Crew:
     size: int
     #: takes suspects only, one at a time
     solo: bool
+    #: held by the slot that waits on the server, or works alone
+    lead: Lead
     pace: Pace = field(default_factory=Pace)
     #: messages that wait for a process of their own, by queue
     suspects: dict[int, int] = field(default_factory=dict)
-    #: held by the slot that waits on the server
-    lead: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Slot:
@@ -121,6 +102,7 @@ class Slot:
                 if not crew.stopping.is_set():
                     crew.teller.complain(error)
                     crew.stopping.wait(AFTER_OUTAGE)
+        crew.lead.pass_on(self)
         self._flush()
         self.consumer.close()
 
@@ -131,20 +113,39 @@ class Slot:
         crew = self.crew
         if crew.solo:
             return self._next_suspect()
-        batch, _ = self._visit(crew.served)
-        if batch:
-            return batch
-        with crew.lead:
-            while not crew.stopping.is_set():
-                # Asked again as leader: another may have taken the token that was meant for what came meanwhile.
-                batch, wait = self._visit(crew.served)
+        if not crew.lead.asks(self):
+            if not crew.pace.alone:
+                batch, _ = self._visit(crew.served)
                 if batch:
                     return batch
-                found = self._wait(wait)
-                if found is not None:
-                    batch, _ = self._visit((found,))
-                    if batch:
-                        return batch
+            if not crew.lead.take(self, wait=False):
+                self._flush()  # what was decided does not wait in line
+                crew.lead.take(self, wait=True)
+        try:
+            batch = self._get_as_leader()
+        except BaseException:
+            crew.lead.pass_on(self)
+            raise
+        if batch and crew.pace.alone:
+            crew.lead.works(self)
+            crew.settler.look()
+        else:
+            crew.lead.pass_on(self)
+        return batch
+
+    def _get_as_leader(self) -> list[Held]:
+        """Asks, waits for a token, asks again. Empty: the child stops."""
+        crew = self.crew
+        while not crew.stopping.is_set():
+            # Asked again as leader: another may have taken the token that was meant for what came meanwhile.
+            batch, wait = self._visit(crew.served)
+            if batch:
+                return batch
+            found = self._wait(wait)
+            if found is not None:
+                batch, _ = self._visit((found,))
+                if batch:
+                    return batch
         return []
 
     def _visit(self, queues: Sequence[Served]) -> tuple[list[Held], float]:
@@ -222,7 +223,7 @@ class Slot:
 
     def _work(self, batch: list[Held]) -> None:
         crew, table = self.crew, self.crew.teller.table
-        began = time.perf_counter()
+        alone, began, waited = crew.lead.is_held_by(self), time.perf_counter(), waits()
         for position, held in enumerate(batch):
             table.start(held.place, held.generation)
             # In this order: marked, then looked. The supervisor revokes, then looks at the marks.
@@ -237,6 +238,10 @@ class Slot:
                 crew.runner.mark(held, settlement)
                 self._decide(Pending(held, settlement), more=position + 1 < len(batch))
         crew.pace.note(len(batch), time.perf_counter() - began)
+        if crew.lead.is_held_by(self):
+            crew.pace.note_alone(len(batch), waits() - waited)
+        elif alone:
+            crew.pace.note_stuck()
 
     def _hand_back(self, batch: Sequence[Held]) -> None:
         """Not started: back to its place in line, uncounted; refused if the supervisor has been faster."""

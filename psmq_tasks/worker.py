@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from psmq_tasks.pace import Lead
 from psmq_tasks.runner import Runner
 from psmq_tasks.settler import Settler
 from psmq_tasks.slot import Crew, Slot
@@ -41,9 +42,10 @@ class Child:
         self.stopping = threading.Event()
         self._slots: list[Slot] = []
         teller = Teller(table, solo=solo)
-        self._settler = Settler(teller, manager.consumer(), self._slots)
+        lead = Lead()
+        self._settler = Settler(teller, manager.consumer(), self._slots, lead)
         self._runner = Runner(teller, self._settler, self.stopping, async_concurrency=async_concurrency)
-        crew = Crew(tuple(served), teller, self._settler, self._runner, self.stopping, size=size, solo=solo)
+        crew = Crew(tuple(served), teller, self._settler, self._runner, self.stopping, size, solo, lead)
         self._slots += (Slot(crew, manager.consumer(), number) for number in range(size))
 
     def start(self) -> None:
