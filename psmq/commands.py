@@ -148,6 +148,16 @@ def push(address: Address, messages: Sequence[NewMessage]) -> Command[list[str]]
     return Command("push", address, args, _texts)
 
 
+def push_size(push: Command[list[str]]) -> tuple[int, int]:
+    """How many messages it stores, and the bytes of their bodies."""
+    return len(push.args) // 4, sum(map(len, push.args[3::4]))  # type: ignore[arg-type]  # bodies are bytes
+
+
+def joined_pushes(pushes: Sequence[Command[list[str]]]) -> Command[list[str]]:
+    """One push of what these store in the same queue; all or none."""
+    return pushes[0]._replace(args=[word for push in pushes for word in push.args])
+
+
 def _push_options(*given: Any) -> str:
     try:
         return _spell_options(*given)

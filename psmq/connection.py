@@ -20,6 +20,7 @@ from psmq.commands import Address, Command, Plain, abandon
 from psmq.dialogue import LONGEST_TIMEOUT, Identity, Lost, Refused, Send, Step, converse
 from psmq.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Endpoint
 from psmq.errors import PsmqError, ServerUnreachable, ServerUnsuitable
+from psmq.gathering import AsyncGatherer, Gatherer
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
@@ -50,6 +51,10 @@ def _parser() -> Any:
 def _unsuitable(endpoint: Endpoint, error: Exception) -> ServerUnsuitable:
     """Refused while connecting (rights, database number), or no server that speaks the protocol."""
     return ServerUnsuitable(f"{endpoint.shown}: {error}")
+
+
+def _is_push(command: Command[Any] | Plain[Any]) -> TypeGuard[Command[list[str]]]:
+    return isinstance(command, Command) and command.function == "push"
 
 
 def _is_get(command: Command[Any] | Plain[Any]) -> TypeGuard[Command[Any]]:
@@ -205,13 +210,21 @@ class Link:
         self.endpoint = endpoint
         self.timeout = min(timeout, LONGEST_TIMEOUT)
         self._idle: list[Channel] = []
+        self._gatherer = Gatherer(self._run)
         self._pid = os.getpid()
 
     def run(self, command: Command[T] | Plain[T], *, clock: str = "", wake: float | None = None) -> T:
-        """Carry out a command on a connection that is free."""
+        """Carry out a command on a connection that is free; pushes of several threads go together."""
         if self._pid != os.getpid():
-            # The parent's connections are dropped unread; its identities stay its own.
-            self._pid, self._idle = os.getpid(), []
+            # The parent's connections are dropped unread; its identities stay its own. The number last: another thread
+            # that finds it new must find the rest new, too.
+            self._idle, self._gatherer = [], Gatherer(self._run)
+            self._pid = os.getpid()
+        if _is_push(command):
+            return self._gatherer.push(command, clock)  # type: ignore[return-value]  # T is what a push answers
+        return self._run(command, clock, wake)
+
+    def _run(self, command: Command[T] | Plain[T], clock: str, wake: float | None = None) -> T:
         try:
             channel = self._idle.pop()  # atomic: no lock is needed between threads
         except IndexError:
@@ -349,12 +362,24 @@ class AsyncLink:
         self.timeout = min(timeout, LONGEST_TIMEOUT)
         self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[AsyncChannel]]
         self._pools = weakref.WeakKeyDictionary()
+        self._gatherers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGatherer]
+        self._gatherers = weakref.WeakKeyDictionary()
         self._pid = os.getpid()
 
     async def run(self, command: Command[T] | Plain[T], *, clock: str = "", wake: float | None = None) -> T:
-        """Carry out a command on a connection that is free."""
+        """Carry out a command on a connection that is free; pushes of several coroutines go together."""
         if self._pid != os.getpid():
-            self._pid, self._pools = os.getpid(), weakref.WeakKeyDictionary()
+            self._pools, self._gatherers = weakref.WeakKeyDictionary(), weakref.WeakKeyDictionary()
+            self._pid = os.getpid()
+        if _is_push(command):
+            loop = asyncio.get_running_loop()
+            gatherer = self._gatherers.get(loop)
+            if gatherer is None:
+                gatherer = self._gatherers[loop] = AsyncGatherer(self._run)
+            return await gatherer.push(command, clock)  # type: ignore[return-value]  # T is what a push answers
+        return await self._run(command, clock, wake)
+
+    async def _run(self, command: Command[T] | Plain[T], clock: str, wake: float | None = None) -> T:
         idle = self._pools.setdefault(asyncio.get_running_loop(), [])
         channel = idle.pop() if idle else self.channel()
         try:

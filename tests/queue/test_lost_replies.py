@@ -170,7 +170,7 @@ def test_waiting_gets_survive_lost_answers(lossy, queue):
 
 def test_asyncio_repeats_the_same(lossy, queue):
     """One dialogue, two drivers."""
-    url, proxy = lossy(one_in(8))
+    url, proxy = lossy(one_in(3))
 
     async def main():
         async with AsyncQueueManager(url=url) as manager:

@@ -1,0 +1,214 @@
+"""Pushes of many threads or coroutines share a trip.
+
+Whoever pushes alone goes straight to the server. What is pushed meanwhile is gathered and goes as one command as soon
+as the one before it is answered; each push returns when its own messages are stored. A gathered command that is refused
+has stored nothing: then each push goes by itself, and gets its own error.
+
+For threads another thread sends what was gathered: one that pushes may be interrupted, and the others must not pay for
+that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from psmq.commands import BATCH, Command, joined_pushes, push_size
+from psmq.errors import OutcomeUnknown, PsmqError, ServerUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+__all__ = ["AsyncGatherer", "Gatherer"]
+
+Push = Command[list[str]]
+
+#: seconds after which the sending thread ends when nobody pushes beside another
+_IDLE: Final = 1.0
+#: bytes in one command
+_MOST_BYTES: Final = 4 * 1024 * 1024
+
+
+class _Entry:
+    """A push that waits to be sent, and how that went."""
+
+    __slots__ = ("clock", "error", "ids", "push")
+
+    def __init__(self, push: Push, clock: str) -> None:
+        self.push = push
+        self.clock = clock
+        self.ids: list[str] | None = None
+        self.error: BaseException | None = None
+
+
+class _Waiting(_Entry):
+    """That of a thread, which waits for this lock."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, push: Push, clock: str) -> None:
+        super().__init__(push, clock)
+        self.done = threading.Lock()
+        self.done.acquire()
+
+
+class _Awaited(_Entry):
+    """That of a coroutine."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, push: Push, clock: str, done: asyncio.Future[None]) -> None:
+        super().__init__(push, clock)
+        self.done = done
+
+
+E = TypeVar("E", bound=_Entry)
+
+
+def _take(first: E, more: Callable[[], E | None]) -> tuple[list[E], E | None]:
+    """As many as fit into one command with the first; and the one that was taken and does not."""
+    taken, count, size = [first], *push_size(first.push)
+    while (entry := more()) is not None:
+        its_count, its_size = push_size(entry.push)
+        fits = count + its_count <= BATCH and size + its_size <= _MOST_BYTES
+        if not fits or entry.push.address != first.push.address or entry.clock != first.clock:
+            return taken, entry
+        taken.append(entry)
+        count, size = count + its_count, size + its_size
+    return taken, None
+
+
+def _command(taken: Sequence[_Entry]) -> Push:
+    return taken[0].push if len(taken) == 1 else joined_pushes([entry.push for entry in taken])
+
+
+def _answered(taken: Sequence[_Entry], ids: list[str]) -> None:
+    start = 0
+    for entry in taken:
+        end = start + push_size(entry.push)[0]
+        entry.ids = ids[start:end]
+        start = end
+
+
+def _failed(taken: Sequence[_Entry], error: BaseException) -> None:
+    """None of them was stored, or nobody knows. Without an error an entry is to be sent by itself."""
+    refused = isinstance(error, PsmqError) and not isinstance(error, (ServerUnreachable, OutcomeUnknown))
+    for entry in taken:
+        entry.error = None if refused and len(taken) > 1 else error
+
+
+class Gatherer:
+    """For threads. ``run`` carries out one command."""
+
+    def __init__(self, run: Callable[[Push, str], list[str]]) -> None:
+        self._run = run
+        self._alone = threading.Lock()
+        self._queue: SimpleQueue[_Waiting] = SimpleQueue()
+        #: reentrant: a signal's handler may push, too
+        self._starting = threading.RLock()
+        self._thread: threading.Thread | None = None
+        #: the thread has a command under way
+        self._sending = False
+
+    def push(self, push: Push, clock: str) -> list[str]:
+        """The ids, once the messages are stored."""
+        if not self._sending and self._alone.acquire(blocking=False):
+            try:
+                return self._run(push, clock)
+            finally:
+                self._alone.release()
+        entry = _Waiting(push, clock)
+        with self._starting:
+            self._queue.put(entry)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._send_all, name="psmq-pushes", daemon=True)
+                self._thread.start()
+        entry.done.acquire()
+        if entry.ids is not None:
+            return entry.ids
+        if entry.error is not None:
+            raise entry.error
+        return self._run(push, clock)
+
+    def _send_all(self) -> None:
+        held: _Waiting | None = None
+        while True:
+            if held is None:
+                self._sending = not self._queue.empty()
+                try:
+                    held = self._queue.get(timeout=_IDLE)
+                except Empty:
+                    with self._starting:
+                        if not self._queue.empty():
+                            continue
+                        self._thread = None
+                        return
+            self._sending = True
+            taken, held = _take(held, self._next)
+            try:
+                _answered(taken, self._run(_command(taken), taken[0].clock))
+            except BaseException as error:
+                _failed(taken, error)
+            for entry in taken:
+                entry.done.release()
+
+    def _next(self) -> _Waiting | None:
+        try:
+            return self._queue.get_nowait()
+        except Empty:
+            return None
+
+
+class AsyncGatherer:
+    """For the coroutines of one event loop. ``run`` carries out one command."""
+
+    def __init__(self, run: Callable[[Push, str], Awaitable[list[str]]]) -> None:
+        self._run = run
+        self._alone = False
+        self._waiting: list[_Awaited] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def push(self, push: Push, clock: str) -> list[str]:
+        """The ids, once the messages are stored. Who is cancelled here may have pushed."""
+        if not self._alone:
+            self._alone = True
+            try:
+                return await self._run(push, clock)
+            finally:
+                self._alone = False
+        loop = asyncio.get_running_loop()
+        entry = _Awaited(push, clock, loop.create_future())
+        self._waiting.append(entry)
+        if self._task is None:
+            self._task = loop.create_task(self._send_all())
+        await entry.done
+        if entry.ids is not None:
+            return entry.ids
+        if entry.error is not None:
+            raise entry.error
+        return await self._run(push, clock)
+
+    async def _send_all(self) -> None:
+        try:
+            while self._waiting:
+                waiting = iter(self._waiting)
+                taken, _ = _take(next(waiting), lambda: next(waiting, None))  # noqa: B023  # used up at once
+                del self._waiting[: len(taken)]
+                try:
+                    _answered(taken, await self._run(_command(taken), taken[0].clock))
+                except BaseException as error:
+                    _failed(taken, error)
+                    if not isinstance(error, Exception):
+                        raise
+                finally:
+                    for entry in taken:
+                        if not entry.done.done():
+                            entry.done.set_result(None)
+        finally:
+            self._task = None
+            for entry in self._waiting:
+                if not entry.done.done():
+                    entry.done.cancel()
+            self._waiting.clear()

@@ -1,0 +1,193 @@
+"""Pushes of many threads or coroutines share a trip, and each still stands for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+
+import pytest
+import redis
+from support import wait_until
+
+from psmq import QueueManager
+from psmq.errors import MessageTooLarge, OutcomeUnknown, QueueFull
+
+
+def together(count, work):
+    """Run ``work(index)`` in so many threads at once. → what each returned or raised"""
+    found = [None] * count
+    ready = threading.Barrier(count)
+
+    def run(index):
+        ready.wait(10)
+        try:
+            found[index] = work(index)
+        except Exception as error:
+            found[index] = error
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return found
+
+
+def test_threads_that_push_at_once_share_trips_and_get_their_own_ids(quiet_server):
+    """Each returns when its own message is stored."""
+    with QueueManager(url=quiet_server) as manager, redis.Redis.from_url(quiet_server) as client:
+        queue = manager.get_queue("together")
+        queue.push(b"warm")
+        queue.pop()
+        client.config_resetstat()
+        ids = together(16, lambda index: [queue.push(b"%d %d" % (index, turn)) for turn in range(50)])
+        trips = client.info("commandstats")["cmdstat_fcall"]["calls"]
+        expected = {id_: b"%d %d" % (index, turn) for index, mine in enumerate(ids) for turn, id_ in enumerate(mine)}
+        stored = {message.message_id: message.data for message in queue.get_many(1000)}
+        assert stored == expected
+        assert trips < 800 / 2
+
+
+def test_one_that_is_refused_is_refused_alone(new_queue):
+    """The trip they shared stored nothing: each is sent again by itself."""
+    queue = new_queue(max_size=100)
+
+    def push(index):
+        return queue.push(b"x" * (101 if index % 4 == 0 else 10))
+
+    for _ in range(5):
+        for index, answer in enumerate(together(16, push)):
+            if index % 4 == 0:
+                assert isinstance(answer, MessageTooLarge)
+            else:
+                assert isinstance(answer, str)
+    assert queue.info().ready == 5 * 12
+
+
+def test_a_queue_is_filled_to_the_last_place(new_queue):
+    """Whoever comes after that gets QueueFull, also when it shared a trip with one that fitted."""
+    queue = new_queue(max_length=100)
+    answers = together(16, lambda index: [_try(lambda: queue.push(b"x"), QueueFull) for _ in range(10)])
+    flat = [answer for mine in answers for answer in mine]
+    assert sum(isinstance(answer, str) for answer in flat) == 100 == queue.info().ready
+    assert sum(isinstance(answer, QueueFull) for answer in flat) == 60
+
+
+def _try(work, kind):
+    try:
+        return work()
+    except kind as error:
+        return error
+
+
+def test_batches_beside_single_pushes_stay_whole(queue):
+    """push_many shares trips, too, up to a thousand messages in one."""
+    sizes = [1, 400, 700, 1, 1000, 3]
+    answers = together(len(sizes), lambda index: queue.push_many([b"%d" % index] * sizes[index]))
+    assert [len(answer) for answer in answers] == sizes
+    found = []
+    while batch := queue.get_many(1000):
+        found += batch
+    assert {message.message_id: int(message.data) for message in found} == {
+        id_: index for index, ids in enumerate(answers) for id_ in ids
+    }
+
+
+def test_a_server_that_is_gone_is_an_error_for_each(own_server):
+    """Nobody waits for an answer that never comes."""
+    with QueueManager(url=own_server, timeout=0.5) as manager:
+        queue = manager.get_queue("gone")
+        with redis.Redis.from_url(own_server) as client:
+            client.client_pause(60_000, all=True)
+            answers = together(8, lambda index: queue.push(b"x"))
+    assert all(isinstance(answer, OutcomeUnknown) for answer in answers)
+
+
+def test_a_fork_between_pushes_leaves_the_child_a_gatherer_of_its_own(queue):
+    """The sending thread is not copied, nor are the pushes that waited for it."""
+    stop = threading.Event()
+
+    def push_on(index):
+        while not stop.is_set():
+            queue.push(b"x")
+
+    threads = [threading.Thread(target=push_on, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(5):
+            pid = os.fork()
+            if not pid:
+                together(4, lambda index: queue.push(b"child"))
+                os._exit(0)
+            assert wait_until(lambda pid=pid: os.waitpid(pid, os.WNOHANG)[0]) == pid
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+    info = queue.info()
+    assert info.counters["sent"] == info.ready
+    found = []
+    while batch := queue.get_many(1000):
+        found += [message.data for message in batch]
+    assert found.count(b"child") == 5 * 4
+
+
+def test_the_sending_thread_ends_when_nobody_pushes_beside_another(queue):
+    """A program that pushes now and then keeps no thread for it."""
+    together(8, lambda index: [queue.push(b"x") for _ in range(20)])
+    wait_until(lambda: "psmq-pushes" not in {thread.name for thread in threading.enumerate()})
+    together(8, lambda index: [queue.push(b"x") for _ in range(20)])
+    assert queue.info().ready == 320
+
+
+def test_coroutines_share_trips_and_one_that_is_cancelled_costs_the_others_nothing(in_loop):
+    """Its own message may have been pushed."""
+
+    async def body(manager, queue):
+        tasks = [asyncio.create_task(queue.push(b"%d" % number)) for number in range(300)]
+        await asyncio.sleep(0)
+        for task in tasks[::10]:
+            task.cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        stored = {message.message_id: message.data for message in await queue.get_many(1000)}
+        for number, answer in enumerate(answers):
+            if isinstance(answer, str):
+                assert stored[answer] == b"%d" % number
+            else:
+                assert isinstance(answer, asyncio.CancelledError)
+                assert number % 10 == 0
+
+    in_loop(body)
+
+
+def test_a_coroutine_that_is_refused_is_refused_alone(in_loop):
+    """As with threads."""
+
+    async def body(manager, queue):
+        answers = await asyncio.gather(
+            *(queue.push(b"x" * (101 if number % 4 == 0 else 10)) for number in range(40)), return_exceptions=True
+        )
+        assert [isinstance(answer, MessageTooLarge) for answer in answers] == [number % 4 == 0 for number in range(40)]
+        assert (await queue.info()).ready == 30
+
+    in_loop(body, max_size=100)
+
+
+@pytest.mark.parametrize("kind", ["thread", "coroutine"])
+def test_one_that_pushes_alone_goes_straight_to_the_server(kind, queue, in_loop):
+    """Sharing is for those who have company."""
+    if kind == "thread":
+        before = threading.active_count()
+        for _ in range(50):
+            queue.push(b"x")
+        assert threading.active_count() == before
+        return
+
+    async def body(manager, queue):
+        for _ in range(50):
+            await queue.push(b"x")
+        assert len(asyncio.all_tasks()) == 1
+
+    in_loop(body)
