@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from psmq import data_folder, server_process
 from psmq.errors import ServerUnreachable
+from psmq.kill_points import passing
 from psmq.server import DURABILITIES
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ class Keeper:
             started=time.time(),
         )
         process = server_process.launch(binary, folder, path, durability, lock)
+        passing("keeper.launched")
         try:
             folder.update(pid=process.pid)
             if not server_process.await_ready(process, path, self.is_stopping):
@@ -217,6 +219,7 @@ class Keeper:
                     raise Stopping
                 said = _read_from(folder.server_log, log_start)
                 raise server_process.start_failure(folder, binary, writer, code, said)
+            passing("keeper.loaded")
             server = KeptServer(process.pid, path, process)
         except BaseException:
             _give_up(process)
@@ -233,6 +236,7 @@ class Keeper:
         block, and are dropped, or the half block comes to life, at the next start.
         """
         for name, cut in cuts:
+            passing("keeper.mending")
             log(f"the tail of {name} was incomplete: {cut} bytes cut off, no whole operation among them")
         if cuts and not server_process.rewrite(server.socket, self.is_stopping):
             log(f"the AOF could not be rewritten after the cut: see {self.folder.server_log}")
@@ -254,6 +258,7 @@ class Keeper:
                 if server_process.answers(path, timeout=2.0):
                     pid = server_process.serving_pid(path, timeout=2.0)
                     self.folder.update(pid=pid)
+                    passing("keeper.adopting")
                     log(f"server {pid} adopted: its sentinel is gone")
                     return KeptServer(pid, path, None), -1
                 server_process.ask(path, "PING", timeout=2.0)
@@ -327,6 +332,7 @@ class Keeper:
         how = "its socket is gone" if not ended else "it ended" if code is None else f"it ended with exit code {code}"
         log(f"server {server.pid}: {how}; starting it again")
         server.end()
+        passing("keeper.replacing")
         self._deaths = 0 if time.monotonic() - server.started > HEALTHY_AFTER else self._deaths + 1
         while True:
             if self._deaths > 1:
@@ -349,6 +355,7 @@ class Keeper:
             return False
         aside = _aside(server.socket)
         server.socket.rename(aside)
+        passing("keeper.aside")
         if server.clients():
             aside.rename(server.socket)
             os.close(lock)

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from psmq import Delete, Release
+from psmq.kill_points import passing
 from psmq_tasks.attempt import HeldMessage, Ready, prepare, settle
 from psmq_tasks.executor import arun, run
 from psmq_tasks.outcome import Raised, type_name
@@ -142,6 +143,7 @@ class Runner:
         self.table.hand_to_loop(
             held.place, held.generation, held.served.number, record.retrieval_count, record.message_id, record.receipt
         )
+        passing("loop.handed")
         self._loop.call_soon_threadsafe(self._spawn, held, ready, started)
         return None
 
@@ -156,6 +158,7 @@ class Runner:
             settlement = await self._execute(held, ready, started)
         except BaseException as error:
             settlement = self.failed_ourselves(held, error)
+        passing("loop.ended")
         self.mark(held, settlement)
         self._settler.add(Pending(held, settlement))
         self.room_on_loop.release()

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from psmq.errors import QueueNotFound
+from psmq.kill_points import passing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,10 +109,12 @@ class Settler:
             served = pending[0].held.served
             part = [one for one in pending if one.held.served is served][:_AT_ONCE]
             chosen = set(map(id, part))
+            passing("settler.telling")
             try:
                 self._teller.exchange(self.consumer, served, part)
             except QueueNotFound:
                 pass  # and nothing left to settle there
             finally:
+                passing("settler.told")
                 left = set(map(id, part))
                 pending[:] = [one for one in pending if id(one) not in chosen or id(one) in left]

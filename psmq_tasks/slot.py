@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from psmq import Release
 from psmq.errors import QueueNotFound
+from psmq.kill_points import passing
 from psmq_tasks.pace import Lead, Pace, waits
 from psmq_tasks.settler import AFTER_OUTAGE, SETTLE_WITHIN
 from psmq_tasks.teller import Pending
@@ -160,6 +161,7 @@ class Slot:
             # Noted before it asks: should this process end before it sees the answer, what that gave can go back.
             table.set_client(self.number, self.consumer.client_id)
             self._asking = not pending
+            passing("slot.asking")
             try:
                 answer = crew.teller.exchange(self.consumer, served, pending, limit)
             except QueueNotFound:
@@ -174,6 +176,7 @@ class Slot:
                 crew.suspects[served.number] = answer.suspects
                 table.report_suspects(sum(crew.suspects.values()))
             if answer.messages:
+                passing("slot.got")
                 table.begin_batch(self.number)
                 if self._pending:  # for queues that were not reached
                     crew.settler.look()
@@ -200,6 +203,7 @@ class Slot:
         try:
             if wait <= 0 or crew.stopping.is_set():
                 return None
+            passing("slot.waiting")
             queue = self.consumer.wait_any([one.queue for one in crew.served], max(wait, 0.001))
         finally:
             self._waiting = False
@@ -224,8 +228,10 @@ class Slot:
     def _work(self, batch: list[Held]) -> None:
         crew, table = self.crew, self.crew.teller.table
         alone, began, waited = crew.lead.is_held_by(self), time.perf_counter(), waits()
+        passing("slot.held")
         for position, held in enumerate(batch):
             table.start(held.place, held.generation)
+            passing("slot.started")
             # In this order: marked, then looked. The supervisor revokes, then looks at the marks.
             if table.is_revoked(self.number) or crew.stopping.is_set():
                 self._hand_back(batch[position:])
@@ -235,7 +241,9 @@ class Slot:
             except BaseException as error:
                 settlement = crew.runner.failed_ourselves(held, error)
             if settlement is not None:
+                passing("slot.ended")
                 crew.runner.mark(held, settlement)
+                passing("slot.marked")
                 self._decide(Pending(held, settlement), more=position + 1 < len(batch))
         crew.pace.note(len(batch), time.perf_counter() - began)
         if crew.lead.is_held_by(self):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psmq import Delete, QueueManager, Release
 from psmq.errors import InvalidOption, OutcomeUnknown, PsmqError, QueueNotFound, ServerUnreachable
+from psmq.kill_points import passing
 from psmq_tasks.history import Failure
 from psmq_tasks.inflight import DONE, HELD, STARTED, Entry
 from psmq_tasks.process import ChildProcess, Plan, Report, start_child
@@ -183,6 +184,7 @@ class Supervisor:
     def _start(self, *, solo: bool = False) -> ChildProcess:
         child = start_child(self._plan, solo=solo, first=not self._queues, others=self._children)
         self._children.append(child)
+        passing("supervisor.forked")
         return child
 
     def _fill(self) -> None:
@@ -238,6 +240,7 @@ class Supervisor:
             self._owed.append((entry.queue, entry.message_id, entry.receipt, self._last_word(child, entry)))
         self._taken_back = {key for key in self._taken_back if key[0] != child.pid}
         self._abandoned += child.table.clients()
+        passing("supervisor.estate")
         self._pay()
 
     def _last_word(self, child: ChildProcess, entry: Entry) -> Settlement:
@@ -283,6 +286,7 @@ class Supervisor:
                 except InvalidOption:
                     _log.exception("the server refuses what became of %d messages: their leases end", len(mine))
                 self._owed = [item for item in self._owed if item[0] != index]
+            passing("supervisor.paid")
             self._abandoned = []
             self._answered()
         except PsmqError as error:
@@ -316,6 +320,7 @@ class Supervisor:
             for lease, word in zip(mine, words, strict=True):
                 if word == "stale":
                     self._lose(lease)
+        passing("supervisor.extended")
         self._extended_at = now
 
     def _shortest_lease(self) -> float:
@@ -364,6 +369,7 @@ class Supervisor:
                 wanted[key] = child
         if not wanted:
             return
+        passing("supervisor.revoked")
         time.sleep(_REVOKE_PAUSE)
         for child in {child.pid: child for child in wanted.values()}.values():
             for entry in child.table.entries():
@@ -381,6 +387,7 @@ class Supervisor:
                 short = entry.message_id[-SHORT_ID:]
                 _log.error("%s passed its time limit of %g s: ending process %d", short, entry.limit, child.pid)
                 child.over_limit = (entry.place, entry.generation)
+                passing("supervisor.limit")
                 child.kill()
 
     # --- the rest

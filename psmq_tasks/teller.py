@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from psmq import Bury, Release
 from psmq.errors import InvalidOption, PsmqError, QueueNotFound
+from psmq.kill_points import passing
 from psmq_tasks.outcome import type_name
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class Teller:
             self._settle_singly(consumer, served, pending)
             answer = consumer.exchange(served.queue, (), limit, mode=self._mode)
         else:
+            if pending:
+                passing("teller.told")
             self._settled(pending, answer.words)
             pending.clear()
         return answer

@@ -20,9 +20,8 @@ from support import fresh_name, wait_until
 from psmq import AsyncQueueManager, QueueManager, server
 
 _common = {"deadline": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("default", max_examples=60, stateful_step_count=40, **_common)
-settings.register_profile("ci", max_examples=250, stateful_step_count=40, **_common)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+settings.register_profile("psmq", max_examples=60, stateful_step_count=40, **_common)
+settings.load_profile("psmq")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import hypothesis.strategies as st
 import pytest
+from hypothesis import settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -463,4 +464,4 @@ class QueueMachine(RuleBasedStateMachine):
 def test_the_queue_does_what_a_plain_model_does(manager, raw_server):
     """Whatever is done in whatever order, at whatever time."""
     machine = type("Machine", (QueueMachine,), {"manager": manager, "raw": raw_server})
-    run_state_machine_as_test(machine)
+    run_state_machine_as_test(machine, settings=settings(max_examples=250, stateful_step_count=40))

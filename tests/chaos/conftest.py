@@ -1,0 +1,28 @@
+"""Arenas, which leave nothing behind."""
+
+from __future__ import annotations
+
+import pytest
+from chaos.arena import Arena
+
+
+@pytest.fixture
+def arena():
+    """One with a server of its own and the default timeout."""
+    found = Arena()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def make_arena():
+    """Makes them: make_arena(timeout=…, seed=…)."""
+    made = []
+
+    def make(**how):
+        made.append(Arena(**how))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

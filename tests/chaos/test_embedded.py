@@ -1,0 +1,114 @@
+"""The embedded server and its sentinel, killed at named points and fed damaged logs: what was acknowledged is there."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+
+import pytest
+from embedded import db_dir, runtime  # noqa: F401
+from support import processes, wait_until
+
+from psmq import QueueManager, server
+
+
+@pytest.fixture
+def token(tmp_path):
+    return tmp_path / "token"
+
+
+@pytest.fixture
+def kill_at(monkeypatch, token):
+    """The next sentinel that passes this point dies there, once: it inherits our environment, we have read ours."""
+
+    def set_up(point):
+        token.touch()
+        monkeypatch.setenv("PSMQ_KILL_AT", f"{point}:1:{token}")
+
+    return set_up
+
+
+def push(folder, words):
+    """Push through a client of its own. → the ids"""
+    with QueueManager(db_dir=folder, timeout=30) as manager:
+        queue = manager.get_queue("letters")
+        return [queue.push(word) for word in words]
+
+
+def stored(folder):
+    with QueueManager(db_dir=folder, timeout=30) as manager:
+        return [message.message_id for message in manager.get_queue("letters").messages("ready", limit=1000)]
+
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not processes_of(pid))
+
+
+def processes_of(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("point", ["keeper.launched", "keeper.loaded", "keeper.replacing", "keeper.adopting"])
+def test_a_sentinel_killed_at_a_named_point_costs_nothing(db_dir, kill_at, token, point):  # noqa: F811
+    """In the middle of starting, restarting or adopting a server: the next client has one server and all messages."""
+    ids = push(db_dir, [b"one", b"two"])
+    status = server.status(db_dir)
+    if point in ("keeper.launched", "keeper.loaded"):
+        server.stop(db_dir)
+        kill_at(point)
+    elif point == "keeper.replacing":
+        server.stop(db_dir)
+        kill_at(point)  # in the environment of the sentinel that comes now
+        ids += push(db_dir, [b"three"])
+        kill(server.status(db_dir).pid)
+    else:
+        kill(status.sentinel_pid)
+        kill_at(point)
+    ids += push(db_dir, [b"four"])
+    wait_until(lambda: not token.exists())
+    ids += push(db_dir, [b"five"])
+    assert stored(db_dir) == ids
+    assert len(processes(str(server.ensure(db_dir)))) == 1
+
+
+def test_a_sentinel_killed_while_it_ends_an_idle_server_costs_nothing(db_dir, kill_at, token, monkeypatch):  # noqa: F811
+    """Its socket is out of the way at that moment: the next client finds the same server, or a new one with all data."""
+    monkeypatch.setenv("PSMQ_SERVER_LINGER", "0.2")
+    kill_at("keeper.aside")
+    ids = push(db_dir, [b"one", b"two"])
+    wait_until(lambda: not token.exists())
+    ids += push(db_dir, [b"three"])
+    assert stored(db_dir) == ids
+
+
+def test_a_cut_log_loses_whole_trailing_operations_and_says_how_much(db_dir, tmp_path):  # noqa: F811
+    """Whatever the number of bytes: what is left is the beginning of what was pushed, whole; a new push follows it."""
+    seed = random.SystemRandom().randrange(10**6)
+    print("seed", seed)
+    ids = push(db_dir, [b"%d" % number for number in range(30)])
+    server.stop(db_dir)
+    (log,) = (db_dir / "appendonlydir").glob("*.incr.aof")
+    size = log.stat().st_size
+    for missing in sorted({1, 2, *random.Random(seed).sample(range(3, 3000), 4)}):
+        folder = tmp_path / f"cut-{missing}"
+        shutil.copytree(db_dir, folder, ignore=shutil.ignore_patterns("*.lock", "*.log"))
+        os.truncate(folder / "appendonlydir" / log.name, size - missing)
+        try:
+            found = stored(folder)
+            assert found == ids[: len(found)], missing
+            assert len(found) < 30
+            later = push(folder, [b"later"])
+            (cut,) = re.findall(r": (\d+) bytes cut off, no whole operation", (folder / "sentinel.log").read_text())
+            os.kill(server.status(folder).pid, signal.SIGKILL)
+            assert stored(folder) == [*found, *later], missing
+        finally:
+            server.stop(folder)
+        assert int(cut) < 3000
