@@ -12,7 +12,8 @@ import pytest
 from embedded import db_dir, runtime  # noqa: F401
 from support import processes, wait_until
 
-from psmq import QueueManager, server
+from psmq import QueueManager, data_folder, server
+from psmq.data_folder import DataFolder
 
 
 @pytest.fixture
@@ -43,24 +44,17 @@ def stored(folder):
         return [message.message_id for message in manager.get_queue("letters").messages("ready", limit=1000)]
 
 
-def kill(pid):
+def kill(pid, lock):
+    """SIGKILL, and wait until what it locked is free: its last thread lets go of that."""
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not processes_of(pid))
-
-
-def processes_of(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    wait_until(lambda: not data_folder.is_locked(lock))
 
 
 @pytest.mark.parametrize("point", ["keeper.launched", "keeper.loaded", "keeper.replacing", "keeper.adopting"])
 def test_a_sentinel_killed_at_a_named_point_costs_nothing(db_dir, kill_at, token, point):  # noqa: F811
     """In the middle of starting, restarting or adopting a server: the next client has one server and all messages."""
     ids = push(db_dir, [b"one", b"two"])
-    status = server.status(db_dir)
+    status, folder = server.status(db_dir), DataFolder.at(db_dir)
     if point in ("keeper.launched", "keeper.loaded"):
         server.stop(db_dir)
         kill_at(point)
@@ -68,9 +62,9 @@ def test_a_sentinel_killed_at_a_named_point_costs_nothing(db_dir, kill_at, token
         server.stop(db_dir)
         kill_at(point)  # in the environment of the sentinel that comes now
         ids += push(db_dir, [b"three"])
-        kill(server.status(db_dir).pid)
+        kill(server.status(db_dir).pid, folder.server_lock)
     else:
-        kill(status.sentinel_pid)
+        kill(status.sentinel_pid, folder.sentinel_lock)
         kill_at(point)
     ids += push(db_dir, [b"four"])
     wait_until(lambda: not token.exists())
