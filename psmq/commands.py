@@ -337,7 +337,7 @@ def abandon(
 
 def _record(address: Address, reply: Sequence[Any], at: int) -> MessageRecord:
     return MessageRecord(
-        reply[at].decode(),
+        reply[at].decode("utf-8", "replace"),  # a stranger may have written it
         reply[at + 5],
         address.name,
         "",
@@ -442,11 +442,15 @@ def info(address: Address) -> Command[QueueInfo]:
             consumers=reply[4],
             oldest_ready=None if reply[5] < 0 else reply[5] / 1000,
             next_due=None if reply[6] < 0 else reply[6] / 1000,
-            counters={name: int(stored.get(name, 0)) for name in COUNTERS},
+            counters={name: _count(stored.get(name, "0")) for name in COUNTERS},
             config=QueueConfig.from_wire(stored),
         )
 
     return Command("info", address, (), parse, numbered=False)
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 # --- mending

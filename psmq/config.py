@@ -93,12 +93,16 @@ class QueueConfig:
             text = stored.get(field.name)
             if text is None:
                 continue
-            if field.name in _DURATIONS:
-                values[field.name] = None if text == "" else int(text) / 1000
-            elif field.name in _INTEGERS:
-                values[field.name] = None if text == "" else int(text)
-            else:
-                values[field.name] = text
+            try:
+                value: Any = text
+                if field.name in _DURATIONS:
+                    value = None if text == "" else int(text) / 1000
+                elif field.name in _INTEGERS:
+                    value = None if text == "" else int(text)
+                _wire(field.name, value)
+            except ValueError:  # a stranger wrote it: the server goes by the default, too
+                continue
+            values[field.name] = value
         return cls(**values)
 
     @classmethod

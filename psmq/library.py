@@ -18,6 +18,7 @@ __all__ = ["NAME", "digest", "revision", "source"]
 NAME: Final = "psmq_v1"
 
 ORDER: Final = (
+    "redis",
     "keys",
     "errors",
     "clock",

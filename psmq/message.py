@@ -27,6 +27,8 @@ ID_TIME_LENGTH: Final = 11
 _DIGITS: Final = {digit: value for value, digit in enumerate(ALPHABET)}
 _FIELDS: Final = re.compile(rb"([a-z])(-?\d+)")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: ms: the end of the year 9999, which is as far as datetime goes
+_LATEST: Final = 253_402_300_799_999
 #: a place in the ready order is -priority * 2^42 + the millisecond of becoming ready
 _PLACE: Final = 2**42
 
@@ -35,7 +37,7 @@ def id_time(message_id: str) -> datetime:
     """When the message with this id was pushed (server's clock, to the microsecond)."""
     microseconds = 0
     for digit in message_id[:ID_TIME_LENGTH]:
-        microseconds = microseconds * 32 + _DIGITS[digit]
+        microseconds = microseconds * 32 + _DIGITS.get(digit, 0)
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
@@ -46,7 +48,7 @@ def id_random(message_id: str) -> str:
 
 def instant(milliseconds: int) -> datetime:
     """A server time as an aware datetime."""
-    return _EPOCH + timedelta(milliseconds=milliseconds)
+    return _EPOCH + timedelta(milliseconds=min(max(milliseconds, 0), _LATEST))
 
 
 def fields_of(text: bytes) -> dict[str, int]:

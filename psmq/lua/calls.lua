@@ -19,17 +19,26 @@ local names = {
     'visibility_timeout', 'max_retrievals', 'delay', 'ttl', 'max_size', 'max_length', 'deduplication_window',
 }
 
+-- What is missing or cannot be read is as the default says.
+local function within(text, least, most, default)
+    local number = tonumber(text)
+    -- not a number is neither less nor more
+    return number and number >= least and number <= most and number or default
+end
+
 -- The fields of the queue hash that calls need. Written out: a table that is made at its size costs a third of one that
 -- grows, and this one is made by every call.
 local function read(base)
-    local found = redis.call('HMGET', base, unpack(names))
+    local found, longest = redis.call('HMGET', base, unpack(names)), errors.longest
     return {
         layout = found[1] or nil, deleting = found[2] or nil, clock = found[3] or nil, paused = found[4] or nil,
-        on_expiry = found[5] or nil, seen = tonumber(found[6]), offset = tonumber(found[7]), grace = tonumber(found[8]),
-        last_id = tonumber(found[9]), received = tonumber(found[10]), largest = tonumber(found[11]),
-        visibility_timeout = tonumber(found[12]), max_retrievals = tonumber(found[13]), delay = tonumber(found[14]),
-        ttl = tonumber(found[15]), max_size = tonumber(found[16]), max_length = tonumber(found[17]),
-        deduplication_window = tonumber(found[18]),
+        on_expiry = found[5] or nil, seen = within(found[6], 0, 2 ^ 43, 0), offset = within(found[7], 0, 2 ^ 43, 0),
+        grace = within(found[8], 0, 2 ^ 43, 0), last_id = within(found[9], 0, 2 ^ 53, 0),
+        received = within(found[10], 0, 2 ^ 53, 0), largest = within(found[11], 0, 2 ^ 53, 0),
+        visibility_timeout = within(found[12], 1, longest, 30000), max_retrievals = within(found[13], 1, 1000000, 5),
+        delay = within(found[14], 0, longest, 0), ttl = within(found[15], 1, longest),
+        max_size = within(found[16], 1, 536870912, 1048576), max_length = within(found[17], 1, 2 ^ 53),
+        deduplication_window = within(found[18], 0, longest, 300000),
     }
 end
 
@@ -59,7 +68,7 @@ function calls.open(ks, argv)
     if not now then
         return nil, time
     end
-    local seen, grace = queue.seen or 0, queue.grace or 0
+    local seen, grace = queue.seen, queue.grace
     local gap = time - seen
     if seen > 0 and gap > queue.visibility_timeout / 2 + 1000 then
         -- Nobody has called for longer than waiting getters stay silent: the server, or the way to it, was away.
@@ -93,7 +102,10 @@ function calls.close(call, fields)
     end
     redis.call('HSET', call.k.base, unpack(fields))
     for counter, by in pairs(call.counters) do
-        redis.call('HINCRBY', call.k.base, counter, entries.integer(by))
+        local reply = redis.pcall('HINCRBY', call.k.base, counter, entries.integer(by))
+        if type(reply) == 'table' then
+            redis.call('HSET', call.k.base, counter, entries.integer(by))
+        end
     end
 end
 

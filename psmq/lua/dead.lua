@@ -8,7 +8,7 @@ local default_result_ttl = 3600000
 
 -- Stores what result() will answer. Waiters hold BLMOVE on this list: all see it, and it stays until its ttl.
 function dead.keep_result(call, id, entry, value)
-    local ttl = entry.r or default_result_ttl
+    local ttl = math.min(entry.r or default_result_ttl, errors.longest)
     if ttl == 0 then
         return
     end

@@ -25,7 +25,13 @@ function entries.time_digits(micros)
         .. parts[1] .. parts[2] .. parts[3] .. parts[4] .. parts[5]
 end
 
+-- Scores that strangers gave may be infinite.
+local largest = 9e15
+
 function entries.integer(number)
+    if number > largest or number < -largest then
+        number = number > 0 and largest or -largest
+    end
     return string.format('%.0f', number)
 end
 
@@ -47,6 +53,9 @@ function entries.head(value)
     for letter, number in string.gmatch(string.sub(value, 1, stop - 1), '(%l)(%-?%d+)') do
         head[letter] = tonumber(number)
     end
+    if head.p and (head.p > 100 or head.p < -100) then
+        head.p = nil
+    end
     return head, stop
 end
 
@@ -55,13 +64,13 @@ end
 -- nil when the text is not one of ours.
 function entries.parse(text)
     local receipt, count, first, place, options = string.match(text, '^(%S+) (%d+) (%d+) (%-?%d+) ?(%w*)$')
-    if not receipt or #count > 15 or #first > 15 or #place > 17 then
+    if not receipt or #count > 15 or #first > 13 or #place > 16 then
         return nil
     end
     local entry = { receipt = receipt, count = tonumber(count), first = tonumber(first), place = tonumber(place) }
     if options ~= '' then
         for letter, number in string.gmatch(options, '(%l)(%d+)') do
-            entry[letter] = tonumber(number)
+            entry[letter] = #number <= 15 and tonumber(number) or nil
         end
     end
     return entry
@@ -87,6 +96,11 @@ end
 -- Whether a state entry is of the delivery with this receipt; compared in place, as every settlement is.
 function entries.is_of(state, receipt)
     return #receipt >= 3 and string.find(state, receipt, 1, true) == 1 and string.byte(state, #receipt + 1) == 32
+end
+
+-- Whether it is 22 digits, as every id is that we gave.
+function entries.is_id(id)
+    return #id == 22 and not string.find(id, '[^0-9a-hjkmnp-tv-z]')
 end
 
 -- The entry of a message that has none yet, from its head.

@@ -21,6 +21,7 @@ keys.suffixes = {
     dedup = ':dedup',         -- hash  deduplication id -> 'message_id expiry'
     dedup_ends = ':dedup:ends', -- zset  deduplication id -> ms its window ends
     results = ':results',     -- zset  id -> ms its result is dropped
+    garbage = ':garbage',     -- any   what a stranger wrote in the place of another key, set aside
 }
 
 -- The keys of the queue whose hash is `base`, each spelled when it is first asked for.

@@ -170,9 +170,13 @@ function moving.take(call, limit, mode)
                 limit = 0
                 break
             end
+            local place = found[index + 1]
+            if #place > 16 or string.find(place, '[^%d-]') then
+                place = entries.integer(call.now) -- no score of ours
+            end
             count = count + 1
             ids[count] = found[index]
-            places[count] = found[index + 1]
+            places[count] = place
         end
         if count == 0 then
             return taken, false
@@ -188,7 +192,9 @@ function moving.take(call, limit, mode)
                 entry = entries.fresh(head, tonumber(places[index]))
             end
             batch.drop(call.writes, 'ZREM', type(from) == 'table' and from[id] or from, id)
-            if not head then
+            if not entries.is_id(id) then
+                dead.set_aside(call, id, 'its id is none of ours')
+            elseif not head then
                 dead.set_aside(call, id, value and 'its bytes are not a message' or 'its bytes are missing')
             elseif not entry then
                 dead.set_aside(call, id, 'its state cannot be read')
@@ -220,5 +226,5 @@ function moving.wait(call)
             nearest = math.min(nearest or math.huge, tonumber(first[2]))
         end
     end
-    return nearest and math.max(0, nearest - call.now) or -1
+    return nearest and math.min(math.max(0, nearest - call.now), errors.longest) or -1
 end

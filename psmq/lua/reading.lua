@@ -14,7 +14,7 @@ end
 local function with_states(call, found)
     local rows, ids = {}, {}
     for index = 1, #found, 2 do
-        rows[#rows + 1] = { id = found[index], score = tonumber(found[index + 1]) }
+        rows[#rows + 1] = { id = found[index], score = math.max(-9e15, math.min(9e15, tonumber(found[index + 1]))) }
         ids[#ids + 1] = found[index]
     end
     for index, state in ipairs(batch.fetch(call.k.state, ids)) do

@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "ec7ced49a70e128f"
+EXPECTED_DIGEST = "41c988a56fd7b1c8"
 
 
 def functions(raw_server):
