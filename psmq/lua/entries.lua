@@ -98,9 +98,14 @@ function entries.is_of(state, receipt)
     return #receipt >= 3 and string.find(state, receipt, 1, true) == 1 and string.byte(state, #receipt + 1) == 32
 end
 
--- Whether it is 22 digits, as every id is that we gave.
+-- Whether it may be an id of ours: strangers may have put anything among them.
 function entries.is_id(id)
-    return #id == 22 and not string.find(id, '[^0-9a-hjkmnp-tv-z]')
+    return #id == 22 and not string.find(id, '%W')
+end
+
+-- Whether a score may be a place of ours.
+function entries.is_place(score)
+    return score > -101 * entries.step and score < 101 * entries.step and score % 1 == 0
 end
 
 -- The entry of a message that has none yet, from its head.

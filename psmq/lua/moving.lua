@@ -170,13 +170,9 @@ function moving.take(call, limit, mode)
                 limit = 0
                 break
             end
-            local place = found[index + 1]
-            if #place > 16 or string.find(place, '[^%d-]') then
-                place = entries.integer(call.now) -- no score of ours
-            end
             count = count + 1
             ids[count] = found[index]
-            places[count] = place
+            places[count] = found[index + 1]
         end
         if count == 0 then
             return taken, false
@@ -202,6 +198,10 @@ function moving.take(call, limit, mode)
                 dead.expire(call, id, entry)
             else
                 entry.place = tonumber(places[index])
+                if not entries.is_place(entry.place) then
+                    entry.place = call.now
+                    places[index] = entries.integer(call.now)
+                end
                 if entry.x then
                     batch.drop(call.writes, 'ZREM', k.expiring, id)
                 end

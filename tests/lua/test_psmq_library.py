@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "41c988a56fd7b1c8"
+EXPECTED_DIGEST = "cd686b368e2150d8"
 
 
 def functions(raw_server):
