@@ -26,3 +26,14 @@ def make_arena():
     yield make
     for one in made:
         one.close()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The table of the long runs, as Markdown."""
+    rows = getattr(config, "psmq_figures", None)
+    if rows:
+        terminalreporter.section("figures")
+        terminalreporter.write_line("| what happens | measured | target |")
+        terminalreporter.write_line("|---|---|---|")
+        for row in rows:
+            terminalreporter.write_line(f"| {' | '.join(row)} |")
