@@ -28,14 +28,14 @@ QUEUE = (
     Mutant(
         "settlements do not compare receipts",
         "psmq/lua/settling.lua",
-        "string.sub(state, 1, #receipt + 1) ~= receipt .. ' '",
-        "false",
+        "if state and not seen[id] and entries.is_of(state, receipt) then",
+        "if state and not seen[id] then",
     ),
     Mutant(
         "extend does not compare receipts",
         "psmq/lua/messages.lua",
-        "string.sub(state, 1, #receipt + 1) ~= receipt .. ' ' or buried[index]",
-        "buried[index]",
+        "if not state or buried[index] or not entries.is_of(state, receipt) then",
+        "if not state or buried[index] then",
     ),
     Mutant(
         "a receipt is a bare counter",
@@ -201,7 +201,7 @@ CLIENT = (
     Mutant(
         "signatures are not compared",
         "psmq_tasks/envelope.py",
-        'if hmac.compare_digest(hmac.digest(key, signed, "sha256"), signature):',
+        "if hmac.compare_digest(_sign(key, signed), signature):",
         "if signature:",
         "tasks/test_payload.py::test_a_call_copied_elsewhere_is_a_forgery",
     ),

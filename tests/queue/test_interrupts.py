@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import signal
 import threading
 import time
@@ -20,12 +21,13 @@ def interrupt(monkeypatch):
     state = {"left": 0}
 
     def next_answer(sock, parser):
-        answer = original(sock, parser)
         if state["left"] and threading.current_thread() is threading.main_thread():
             state["left"] -= 1
             if not state["left"]:
+                if not parser.has_data():
+                    select.select([sock], [], [], 5)  # it is on its way: the server has done what was asked
                 raise KeyboardInterrupt
-        return answer
+        return original(sock, parser)
 
     monkeypatch.setattr(connection, "_next_answer", next_answer)
 
