@@ -87,7 +87,14 @@ class MessageRecord(NamedTuple):
         if value[:1] == b";":
             return value[1:]
         end = value.index(b";")
-        return value[end + 1 + fields_of(value[:end]).get("n", 0) :]
+        mark = value.find(b"n", 0, end)
+        if mark < 0:
+            return value[end + 1 :]
+        try:
+            metadata = int(value[mark + 1 : end])  # the last of the options, where we wrote them
+        except ValueError:
+            metadata = fields_of(value[:end]).get("n", 0)
+        return value[end + 1 + metadata :]
 
     @property
     def metadata(self) -> dict[str, str]:

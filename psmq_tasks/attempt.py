@@ -101,7 +101,8 @@ def settle(
     attempt = record.retrieval_count
     first = min(record.first_ms / 1000, started) if record.first_ms else started
     decision = decide(policy, outcome, attempt=attempt, first_started_at=first, now=now)
-    keeps_result = b"r" in record.extras and record.extras_dict["r"] > 0
+    # its result_ttl in ms, without leading zeros: read for every message, so not parsed
+    keeps_result = b"r" in record.extras and b"r0" not in record.extras
     if decision.accepted:
         return Delete(_sealed(app, record, outcome)) if keeps_result else _DONE
     name = task.name if task is not None else record.metadata.get("task", "")

@@ -21,7 +21,7 @@ except (ImportError, AttributeError):
 __all__ = ["MOST_HELD", "Lead", "Pace"]
 
 #: seconds of work that a slot holds and has not started, and messages at most
-HOLD_SECONDS: Final = 0.004
+HOLD_SECONDS: Final = 0.01
 MOST_HELD: Final = 64
 #: slots work side by side when one message in so many waits for something, in so many batches in a row (others may
 #: still have been at work during the first, and waiting for them is waiting, too)

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Supervisor"]
 
-#: seconds between looks at the tables
-_TICK: Final = 0.1
-#: seconds a slot may hold what it has not started, before that is given to others
-_LONG: Final = 0.1
+#: seconds between looks at the tables, and while something in them has not been started
+_TICK, _SHORT_TICK = 0.1, 0.05
+#: seconds a slot may hold what it has not started, before that is given to others: behind a task that runs for so long,
+#: and behind nothing that runs
+_BEHIND_LONG, _LONG = 0.04, 0.1
 #: seconds between revoking and looking at the marks: a slot marks, then looks at `revoked`
 _REVOKE_PAUSE: Final = 0.003
 #: seconds a call of the supervisor may take: it has more to do than to wait for a server
@@ -113,7 +114,7 @@ class Supervisor:
             self._on_ready(report)
             try:
                 while self._children or self._stop_at is None:
-                    wakes(_TICK)
+                    wakes(_SHORT_TICK if self._held_since else _TICK)
                     try:
                         self._tick()
                     except Exception:
@@ -354,16 +355,19 @@ class Supervisor:
         """Give to others what a slot does not come to start (or everything not started, at a stop), uncounted.
 
         It is behind a long task, its process is stopped or another thread there keeps the GIL: slots take no more than
-        a few milliseconds of work.
+        ten milliseconds of work.
         """
         now = time.monotonic()
         keys = {(child.pid, entry.place, entry.generation): (child, entry) for child, entry in leases}
         self._taken_back &= keys.keys()
         held = {key: lease for key, lease in keys.items() if lease[1].state == HELD and lease[1].slot is not None}
         self._held_since = {key: self._held_since.get(key, now) for key in held}
+        running = {(child.pid, entry.slot): entry.started_at for child, entry in leases if entry.state == STARTED}
         wanted: dict[tuple[int, int, int], ChildProcess] = {}
         for key, (child, entry) in held.items():
-            if key not in self._taken_back and (all_ or now - self._held_since[key] >= _LONG):
+            started = running.get((child.pid, entry.slot))
+            long = now - self._held_since[key] >= _LONG if started is None else now - started >= _BEHIND_LONG
+            if key not in self._taken_back and (all_ or long):
                 assert entry.slot is not None
                 child.table.revoke(entry.slot)
                 wanted[key] = child

@@ -23,16 +23,16 @@ import venv
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import redis
+from harness import HERE, SYSTEMS, cpu, family, memory, server
 
-from psmq.server import find_binary
-
-HERE = Path(__file__).resolve().parent
-SYSTEMS = HERE / "systems"
 sys.path.insert(0, str(SYSTEMS))
 from common import RECORD  # noqa: E402  # the jobs write it
+
+if TYPE_CHECKING:
+    import redis
 
 #: system → what pip installs for it
 PEERS = {
@@ -104,39 +104,6 @@ def environment(systems: list[str]) -> tuple[Path, dict[str, str]]:
             else:
                 mark.touch()
     return python, failed
-
-
-@contextmanager
-def server(folder: Path):
-    """A server of the run's own, over TCP because not every peer takes a socket."""
-    with (folder / "server.log").open("w") as log:
-        port = _free_port()
-        words = [find_binary(), "--port", port, "--bind", "127.0.0.1", "--save", "", "--hz", "100", "--dir", folder]
-        process = subprocess.Popen(list(map(str, words)), stdout=log)
-    client = redis.Redis(port=port)
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            client.ping()
-            break
-        except redis.ConnectionError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-    try:
-        yield f"redis://127.0.0.1:{port}/0", client, process.pid
-    finally:
-        client.close()
-        process.kill()
-        process.wait()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Bench:
@@ -222,24 +189,24 @@ class Bench:
             self.send("single", jobs // 2)
             left += jobs // 2
         commands = self._commands()
-        server_cpu = _cpu([self.server_pid])
+        server_cpu = cpu([self.server_pid])
         with self.workers() as pids:
             self.wait_for(left)
-            family = _family(pids)
-            client_cpu, server_cpu = _cpu(family), _cpu([self.server_pid]) - server_cpu
+            everybody = family(pids)
+            client_cpu, server_cpu = cpu(everybody), cpu([self.server_pid]) - server_cpu
             ran = sorted(at for _, at in self.records())
             figures.jobs.append((len(ran) - 1) / (ran[-1] - ran[0]))
             figures.commands.append((self._commands() - commands) / left)
             figures.client_us.append(client_cpu / left * 1e6)
             figures.server_us.append(server_cpu / left * 1e6)
             time.sleep(2.0)  # housekeeping of the systems
-            before, cpu, began = self._trips(), _cpu(family), time.monotonic()
+            before, used, began = self._trips(), cpu(everybody), time.monotonic()
             time.sleep(4.0)
             seconds = time.monotonic() - began
             # INFO is a request too, and ours.
             figures.idle_trips.append(max(0.0, self._trips() - before - 1) / seconds)
-            figures.idle_cpu.append((_cpu(family) - cpu) / seconds * 100)
-            figures.memory.append(statistics.median(filter(None, map(_memory, family))) if family else math.nan)
+            figures.idle_cpu.append((cpu(everybody) - used) / seconds * 100)
+            figures.memory.append(statistics.median(filter(None, map(memory, everybody))) if everybody else math.nan)
             done = len(self.records())
             self.send("pace", 100, 0.03)
             with suppress(RuntimeError):
@@ -256,33 +223,6 @@ class Bench:
     def _trips(self) -> int:
         """Requests that came over the network."""
         return int(self.client.info("stats")["total_reads_processed"])
-
-
-def _family(pids: list[int]) -> list[int]:
-    found = list(pids)
-    for pid in found:
-        path = Path(f"/proc/{pid}/task/{pid}/children")
-        with suppress(OSError):
-            found += [int(child) for child in path.read_text().split()]
-    return found
-
-
-def _cpu(pids: list[int]) -> float:
-    total = 0
-    for pid in pids:
-        with suppress(OSError, IndexError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
-
-
-def _memory(pid: int) -> float:
-    """Unique MiB of a process: what would come free if it ended."""
-    with suppress(OSError):
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        lines = [line.split() for line in text.splitlines() if line.startswith("Private_")]
-        return sum(int(words[1]) for words in lines) / 1024
-    return 0.0
 
 
 def table(results: dict[str, Figures]) -> str:
@@ -375,33 +315,10 @@ def main(systems: tuple[str, ...], rounds: int, jobs: int, as_json: bool, plot: 
         for sentence in ratios(results):
             click.echo(f"  {sentence}")
     if plot:
-        draw(results, plot)
+        from plots import draw
+
+        draw({name: found for name, found in results.items() if not found.problem}, plot)
     sys.exit(1 if partial else 0)
-
-
-def draw(results: dict[str, Figures], path: str) -> None:
-    """Throughput and latency by system."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise click.ClickException("--plot needs matplotlib: pip install matplotlib") from None
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    shown = {system: figures for system, figures in results.items() if not figures.problem}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
-    names = list(shown)
-    left.barh(names, [f.median("jobs") for f in shown.values()], color=["C1" if n == "psmq" else "C0" for n in names])
-    left.set_xlabel("no-op jobs per second")
-    left.invert_yaxis()
-    right.barh(names, [f.median("p99") for f in shown.values()], color="lightgrey", label="p99")
-    right.barh(names, [f.median("p50") for f in shown.values()], color="C0", label="p50")
-    right.set_xscale("log")
-    right.set_xlabel("ms from push to job on an idle worker")
-    right.invert_yaxis()
-    right.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":
