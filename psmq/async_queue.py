@@ -10,9 +10,9 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from psmq import commands
+from psmq.async_connection import finish
 from psmq.commands import Address, Delivered, NewMessage, State
 from psmq.config import QueueConfig, milliseconds
-from psmq.connection import finish
 from psmq.errors import PsmqError
 from psmq.flows import Held, Interrupted, MessageFields, Pause, QueueFlows, Request, Waiting
 from psmq.settlement import Bury, Delete, Release, Settlement
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from datetime import timedelta
 
-    from psmq.connection import AsyncChannel, AsyncLink
+    from psmq.async_connection import AsyncChannel, AsyncLink
     from psmq.message import DeadLetter, MessageRecord, QueueInfo
 
 __all__ = ["AsyncMessage", "AsyncQueue"]
@@ -258,8 +258,8 @@ class AsyncQueue(QueueFlows):
         return found
 
     async def info(self) -> QueueInfo:
-        """Counts, ages, counters and settings."""
-        found: QueueInfo = await self._run(commands.info(self._address))
+        """Counts, ages, counters and settings, and what the server does to keep the messages."""
+        found: QueueInfo = await self._drive(self._tells())
         return found
 
     async def pause(self) -> None:

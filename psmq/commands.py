@@ -74,6 +74,8 @@ class Plain(NamedTuple, Generic[T]):
     words: Sequence[bytes | str | int]
     parse: Callable[[Any], T]
     patience: float = 0.0
+    #: whose server is asked; "": that of the first key, which is the second word
+    key: str = ""
 
 
 class NewMessage(NamedTuple):
@@ -545,6 +547,20 @@ def await_result(address: Address, message_id: str, seconds: float) -> Plain[byt
     if seconds <= 0:
         return Plain(("LINDEX", key, 0), _bytes)
     return Plain(("BLMOVE", key, key, "LEFT", "LEFT", f"{seconds:.3f}"), _bytes, patience=seconds)
+
+
+def keeping(address: Address) -> Plain[str]:
+    """How the queue's server persists and replicates, in INFO's words."""
+    return Plain(("INFO", "persistence", "replication"), _text, key=address.base)
+
+
+def flushing(address: Address) -> Plain[str]:
+    """When it flushes its file."""
+    return Plain(("CONFIG", "GET", "appendfsync"), lambda reply: _text(reply[-1]) if reply else "", key=address.base)
+
+
+def _text(reply: bytes) -> str:
+    return reply.decode("utf-8", "replace")
 
 
 def _bytes(reply: Any) -> bytes | None:

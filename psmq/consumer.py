@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from psmq import commands
 from psmq.commands import Plain
 from psmq.dialogue import steady
+from psmq.waiters import Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from psmq.commands import Delivered, Mode
     from psmq.connection import Channel
     from psmq.queue import Queue
+    from psmq.routes import Node
     from psmq.settlement import Settlement
 
 __all__ = ["Consumer"]
@@ -32,6 +34,7 @@ class Consumer:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._waiters = Waiters(channel.endpoint)
 
     @property
     def client_id(self) -> str:
@@ -67,11 +70,25 @@ class Consumer:
 
     def wait_any(self, queues: Sequence[Queue], seconds: float) -> Queue | None:
         """Wait for the token of one of several queues; None when there was none. What it took must be followed up."""
+        if self._channel.endpoint.is_cluster and len(queues) > 1:
+            return self._wait_apart(queues, seconds)
         keys = {queue._address.wake.encode(): queue for queue in queues}
         waiting = Plain(
             ("BLPOP", *keys, f"{seconds:.3f}"), lambda reply: reply and keys.get(reply[0]), patience=seconds
         )
         return self._channel.run(waiting)
+
+    def _wait_apart(self, queues: Sequence[Queue], seconds: float) -> Queue | None:
+        """In a cluster one connection cannot wait for tokens of several slots."""
+        found = self._waiters.wait({queue._address.wake: queue._address for queue in queues}, seconds)
+        named = [queue for queue in queues if queue._address.wake in found]
+        for queue in named[1:]:  # nobody here follows it up: whoever waits elsewhere shall
+            self._channel.run(commands.wake(queue._address))
+        return named[0] if named else None
+
+    def node_of(self, queue: Queue) -> Node | None:
+        """Which node of a cluster has the queue; None: there is one server, or it is not known yet."""
+        return self._channel.endpoint.node_of(queue._address.base)
 
     def extend(
         self, queue: Queue, leases: Sequence[tuple[str, str]], timeout: float | timedelta | None = None
@@ -92,7 +109,9 @@ class Consumer:
     def shut(self) -> None:
         """From any thread: whatever it waits for ends now, with ServerUnreachable, and nothing more is sent."""
         self._channel.shut()
+        self._waiters.shut()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close its connections."""
         self._channel.close()
+        self._waiters.close()

@@ -29,8 +29,16 @@ _REVISION: Final = 6
 #: seconds that waits in the server may take longer than asked (its timers are coarse)
 _LATENESS: Final = 1.0
 
-#: first words of answers of a server that is not ready yet
-_PASSING: Final = ("LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "BUSY", "UNBLOCKED")
+#: first words of answers of a server that is not ready yet; ASK and TRYAGAIN end when the slot has moved: every call
+#: declares a key that never exists, so neither node does anything before that
+_PASSING: Final = ("LOADING", "TRYAGAIN", "ASK", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "BUSY", "UNBLOCKED")
+#: those after which another server, or a new connection, may know more
+_DEMOTED: Final = ("READONLY", "MASTERDOWN", "UNBLOCKED")
+
+#: how often a command follows a slot at once; then it waits, and the whole map is read again
+_MOVES: Final = 5
+#: ms that replicas may take to acknowledge a push before the server is asked again
+_COPYING: Final = 1000
 
 
 def steady(read: Callable[[], float] = time.monotonic) -> float:
@@ -65,12 +73,29 @@ class Send(NamedTuple):
     payload: bytes
     answers: int
     patience: float
+    #: whose server it is for
+    key: str = ""
 
 
 class Sleep(NamedTuple):
     """Wait, then see to it that the server is there (an embedded one may have to be started)."""
 
     seconds: float
+    #: not over this connection again
+    anew: bool = False
+
+
+class Terms(NamedTuple):
+    """What a channel brings into each of its dialogues."""
+
+    #: the server, for errors
+    where: str
+    #: seconds a command is tried
+    timeout: float
+    #: replicas that must have a push before it returns
+    copies: int = 0
+    #: whether it matters whose server a command is for
+    routed: bool = False
 
 
 Step = Send | Sleep
@@ -102,51 +127,61 @@ def pack(words: Sequence[bytes | str | int]) -> bytes:
 
 
 def converse(
-    identity: Identity,
-    command: Command[T] | Plain[T],
-    *,
-    clock: str = "",
-    wake: float | None = None,
-    timeout: float,
-    where: str,
+    identity: Identity, command: Command[T] | Plain[T], terms: Terms, *, clock: str = "", wake: float | None = None
 ) -> Generator[Step, list[Any], T]:
     """Carry out one command. ``wake``: first wait that many seconds for the queue's token, in the same write.
 
-    Raises ServerUnreachable or OutcomeUnknown after ``timeout`` seconds, and what the server refuses with.
+    Raises ServerUnreachable or OutcomeUnknown after ``terms.timeout`` seconds, and what the server refuses with.
     """
     started = steady()
     delays: Iterator[float] | None = None
     sent = False
-    loads = 0
-    body = _body(identity, command, clock)
+    loads = moves = 0
+    body, key = _body(identity, command, clock), _key(command) if terms.routed else ""
+    copies = terms.copies and _copies(command, terms)
     while True:
-        payload, answers, patience = pack(body), 1, _patience(command)
+        payload, answers, patience, anew = pack(body), 1, _patience(command), False
         if wake is not None and isinstance(command, Command):
             # 0 would wait for ever
             payload = pack(("BLPOP", command.address.wake, f"{max(wake, 0.001):.3f}")) + payload
             answers, patience = 2, wake + _LATENESS
             wake = None  # a repeat is the exchange alone: the token it waited for may be gone
+        if copies:
+            payload += pack(("WAIT", copies, _COPYING))
+            answers, patience = 2, _COPYING / 1000 + _LATENESS
         problem: str
+        lacking: int | None = None
         try:
-            replies = yield Send(payload, answers, patience)
+            replies = yield Send(payload, answers, patience, key)
         except Lost as lost:
             problem, sent = str(lost), sent or lost.sent
         except errors.ServerUnreachable as error:
             # there is no server to be had, now
-            raise _gave_up(command, where, str(error), timeout, sent=sent) from error
+            raise _gave_up(command, terms, str(error), sent=sent) from error
         else:
+            copied = replies.pop() if copies else None
             first, answer = replies[0], replies[-1]
             if not isinstance(answer, Refused):
-                found = command.parse(answer)
-                if isinstance(first, Refused) and first.code == "NOPERM" and not getattr(found, "messages", None):
-                    # Without the wait this would become a polling loop.
-                    raise _error(first, command, where)
-                return found
-            if answer.code in _PASSING:
+                if copies and not (isinstance(copied, int) and copied >= copies):
+                    # Stored, but not safe yet: the repeat stores nothing more and waits for all that was stored.
+                    problem, lacking = _not_copied(copied, terms, command), copied if isinstance(copied, int) else 0
+                    sent = True
+                else:
+                    found = command.parse(answer)
+                    if isinstance(first, Refused) and first.code == "NOPERM" and not getattr(found, "messages", None):
+                        # Without the wait this would become a polling loop.
+                        raise error_for(first, command, terms.where)
+                    return found
+            elif answer.code == "MOVED":
                 problem = f"{answer.code} {answer.detail}"
+                moves += 1
+                if moves % _MOVES:
+                    continue  # whoever carries this has taken note of the way
+            elif answer.code in _PASSING:
+                problem, anew = f"{answer.code} {answer.detail}", answer.code in _DEMOTED
             elif _library_is_missing(answer) and loads < _LOADS:
                 loads += 1
-                passing = yield from _load(identity, answer, where)
+                passing = yield from _load(identity, answer, terms.where, key)
                 if passing is None:
                     body = _spoken(body, identity.revision)
                     continue
@@ -154,20 +189,36 @@ def converse(
             elif answer.code in ("PSMQ_COMMAND_CLASH", "PSMQ_CLIENT_GONE"):
                 identity.renew()
                 if sent:
-                    raise errors.OutcomeUnknown(f"{where}: another process used this connection's identity")
+                    raise errors.OutcomeUnknown(f"{terms.where}: another process used this connection's identity")
                 body = _body(identity, command, clock)
                 continue
             else:
-                raise _error(answer, command, where)
+                raise error_for(answer, command, terms.where)
         if delays is None:
-            delays = backoff(min(timeout, LONGEST_TIMEOUT), started)
+            delays = backoff(min(terms.timeout, LONGEST_TIMEOUT), started)
         delay = next(delays, None)
         if delay is None:
-            raise _gave_up(command, where, problem, timeout, sent=sent)
+            raise _gave_up(command, terms, problem, sent=sent, lacking=lacking)
         try:
-            yield Sleep(delay)
+            yield Sleep(delay, anew)
         except errors.ServerUnreachable as error:
-            raise _gave_up(command, where, str(error), timeout, sent=sent) from error
+            raise _gave_up(command, terms, str(error), sent=sent) from error
+
+
+def _key(command: Command[Any] | Plain[Any]) -> str:
+    return command.address.base if isinstance(command, Command) else command.key or str(command.words[1])
+
+
+def _copies(command: Command[Any] | Plain[Any], terms: Terms) -> int:
+    return terms.copies if isinstance(command, Command) and command.function == "push" else 0
+
+
+def _not_copied(copied: Any, terms: Terms, command: Command[Any] | Plain[Any]) -> str:
+    if not isinstance(copied, Refused):
+        return f"{copied} of {terms.copies} replicas have it"
+    if copied.code in _PASSING:
+        return f"{copied.code} {copied.detail}"
+    raise error_for(copied, command, terms.where)
 
 
 def _patience(command: Command[Any] | Plain[Any]) -> float:
@@ -202,12 +253,12 @@ def _library_is_missing(answer: Refused) -> bool:
     return answer.code == "PSMQ_OLD_LIBRARY" or "Function not found" in answer.detail
 
 
-def _load(identity: Identity, why: Refused, where: str) -> Generator[Step, list[Any], str | None]:
+def _load(identity: Identity, why: Refused, where: str, key: str) -> Generator[Step, list[Any], str | None]:
     """Give the server our library. → why that must be tried again; None when the command can be"""
     is_older = why.code == "PSMQ_OLD_LIBRARY"
     words = ["FUNCTION", "LOAD", *(["REPLACE"] if is_older else []), library.source()]
     try:
-        (answer,) = yield Send(pack(words), 1, 0.0)
+        (answer,) = yield Send(pack(words), 1, 0.0, key)
     except Lost as lost:
         return str(lost)
     if not isinstance(answer, Refused) or "already exists" in answer.detail:
@@ -228,12 +279,15 @@ def _load(identity: Identity, why: Refused, where: str) -> Generator[Step, list[
     )
 
 
-def _error(answer: Refused, command: Command[Any] | Plain[Any], where: str) -> errors.PsmqError:
+def error_for(answer: Refused, command: Command[Any] | Plain[Any], where: str) -> errors.PsmqError:
+    """What a refusal means to the one who asked."""
     name = command.address.name if isinstance(command, Command) else ""
     if answer.code == "PSMQ_QUEUE_DELETING":
         return QueueDeletingError(name)
     if answer.code == "OOM":
         return errors.ServerFull(name)
+    if answer.code == "CROSSSLOT":
+        return errors.ServerUnsuitable(f"{where}: is a node of a cluster: use redis+cluster://")
     if answer.code in ("NOAUTH", "WRONGPASS", "NOPERM"):
         return errors.ServerUnsuitable(f"{where}: {answer.code} {answer.detail}")
     if "unknown command" in answer.detail.lower():
@@ -242,13 +296,15 @@ def _error(answer: Refused, command: Command[Any] | Plain[Any], where: str) -> e
 
 
 def _gave_up(
-    command: Command[Any] | Plain[Any], where: str, problem: str, timeout: float, *, sent: bool
+    command: Command[Any] | Plain[Any], terms: Terms, problem: str, *, sent: bool, lacking: int | None = None
 ) -> errors.PsmqError:
+    if lacking is not None:
+        return errors.NotReplicated(terms.where, lacking, terms.copies)
     if sent and isinstance(command, Command) and command.numbered:
         return errors.OutcomeUnknown(
-            f"{where}: no answer within {timeout:g} s ({problem}); {command.function} may have been done"
+            f"{terms.where}: no answer within {terms.timeout:g} s ({problem}); {command.function} may have been done"
         )
-    return errors.ServerUnreachable(f"{where}: {problem}")
+    return errors.ServerUnreachable(f"{terms.where}: {problem}")
 
 
 def backoff(timeout: float, started: float) -> Iterator[float]:

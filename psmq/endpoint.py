@@ -1,19 +1,23 @@
 """Where the server is and how one connects to it: a URL, a folder, this process's memory, or a redis-py client.
 
 Nothing here connects before it is asked to, and redis-py, which takes a fifth of a second to import, is imported then.
+Where the place of a key can change, a route (psmq/routes.py) knows it.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from psmq import server
+from psmq.durability import check_demand, copies_of
 from psmq.errors import InvalidOption
+from psmq.routes import ClusterRoute, Node, Route, SentinelRoute
 
 __all__ = ["Endpoint"]
 
@@ -24,6 +28,10 @@ _SCHEMES: Final = {
     "valkeys": "rediss",
     "unix": "unix",
 }
+_KNOWN: Final = "memory: embedded:///dir redis:// rediss:// unix:// valkey:// redis+sentinel:// redis+cluster://"
+#: what stands in a URL's query for us, not for redis-py
+_OURS: Final = ("durability", "allow_eviction", "sentinel_username", "sentinel_password")
+_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 #: what is taken over from a redis-py client: where it connects and as whom, not how it retries or decodes
 _COPIED: Final = ("host", "port", "path", "db", "username", "password", "credential_provider", "socket_keepalive")
 #: signs what this process puts on its in-memory server; forked workers inherit it, nobody else can reach that server
@@ -40,10 +48,18 @@ class Endpoint:
     #: without password, for logs and errors
     shown: str
     db_dir: Path | None = None
-    durability: str = "everysec"
-    url: str | None = None
+    #: what is demanded; None: whatever the server gives
+    durability: str | None = None
+    #: as it was given
+    url: str | None = field(default=None, repr=False)
+    #: redis-py's settings: the part of the URL that is for it, or those of a client
+    plain: str | None = field(default=None, repr=False)
     client: dict[str, Any] | None = field(default=None, repr=False)
     is_memory: bool = False
+    #: serve also where messages may be evicted
+    allow_eviction: bool = False
+    #: None: one server
+    route: Route | None = None
 
     @classmethod
     def memory(cls) -> Endpoint:
@@ -51,46 +67,90 @@ class Endpoint:
         return cls("memory:", is_memory=True)
 
     @classmethod
-    def embedded(cls, db_dir: Path | str, durability: str = "everysec") -> Endpoint:
+    def embedded(cls, db_dir: Path | str, durability: str | None = None) -> Endpoint:
         """The server that keeps its data in a folder, started when there is none."""
-        if durability not in ("everysec", "always"):
-            raise InvalidOption("durability", f"must be everysec or always, not {durability!r}")
         folder = Path(db_dir).expanduser()
-        return cls(f"embedded://{folder}", db_dir=folder, durability=durability)
+        demand = check_demand(durability or "everysec", embedded=True)
+        return cls(f"embedded://{folder}", db_dir=folder, durability=demand)
 
     @classmethod
-    def of_url(cls, url: str) -> Endpoint:
-        """A URL of any of the known schemes; InvalidOption for others."""
+    def of_url(cls, url: str, durability: str | None = None) -> Endpoint:
+        """A URL of any of the known schemes; InvalidOption for others. ``durability`` wins over the URL's own."""
         if url in ("memory:", "memory://"):
             return cls.memory()
         try:
             parts = urlsplit(url)
-            _ = parts.port
+            scheme, _, kind = parts.scheme.partition("+")
+            _ = kind or parts.port
         except (ValueError, TypeError, AttributeError) as error:
             raise InvalidOption("url", f"cannot be read: {error}") from None
-        if parts.scheme == "embedded":
-            folder = unquote(parts.netloc + parts.path)
-            return cls.embedded(folder or server.default_db_dir())
-        if parts.scheme not in _SCHEMES:
-            known = "memory: embedded:///dir redis:// rediss:// unix:// valkey:// valkeys://"
-            raise InvalidOption("url", f"must start with one of {known}, not {_redacted(url)!r}")
-        if parts.scheme == "unix" and not parts.path:
+        if scheme not in (_SCHEMES if kind else {*_SCHEMES, "embedded"}) or (kind and kind not in _PORTS):
+            raise InvalidOption("url", f"must start with one of {_KNOWN}, not {_redacted(url)!r}")
+        query = dict(parse_qsl(parts.query))
+        durability = durability or query.get("durability")
+        if scheme == "embedded":
+            return cls.embedded(unquote(parts.netloc + parts.path) or server.default_db_dir(), durability)
+        if scheme == "unix" and (kind or not parts.path):
             raise InvalidOption("url", "unix:// takes the path of a socket: unix:///run/valkey/valkey.sock")
-        if parts.scheme != "unix" and not parts.hostname:
+        path = parts.path
+        route: Route | None = None
+        login, _, hosts = parts.netloc.rpartition("@")
+        if scheme != "unix" and not hosts.strip(","):
             raise InvalidOption("url", f"{_redacted(url)!r} names no host")
-        return cls(_redacted(url), url=_SCHEMES[parts.scheme] + url[len(parts.scheme) :])
+        if kind:
+            nodes = tuple(_node(text, _PORTS[kind]) for text in hosts.split(",") if text)
+            hosts = "localhost"  # the route knows where
+            if kind == "cluster":
+                if path.strip("/") not in {"", "0"}:
+                    raise InvalidOption("url", "names a database: a cluster has only number 0")
+                path, route = "", ClusterRoute(nodes)
+            else:
+                service, _, path = path.strip("/").partition("/")
+                if not service:
+                    raise InvalidOption("url", "names no service: redis+sentinel://host1,host2/mymaster")
+                given = {name[9:]: query[name] for name in ("sentinel_username", "sentinel_password") if name in query}
+                route = SentinelRoute(nodes, unquote(service), given)
+        rest = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name not in _OURS])
+        place = f"{login}@{hosts}" if login else hosts
+        return cls(
+            _redacted(url),
+            url=url,
+            plain=f"{_SCHEMES[scheme]}://{place}/{path.lstrip('/')}{'?' if rest else ''}{rest}",
+            durability=durability and check_demand(durability, embedded=False),
+            allow_eviction=_is_yes(query.get("allow_eviction") or os.environ.get("PSMQ_ALLOW_EVICTION", "")),
+            route=route,
+        )
 
     @classmethod
-    def of_client(cls, client: Any) -> Endpoint:
-        """The settings of a redis-py client, sync or async; the client itself is not used."""
+    def of_client(cls, client: Any, durability: str | None = None) -> Endpoint:
+        """The settings of a redis-py client of one server, sync or async; the client itself is not used."""
         pool = getattr(client, "connection_pool", None)
+        if hasattr(client, "nodes_manager") or hasattr(pool, "sentinel_manager"):
+            raise InvalidOption(
+                "connection", "is a client of many servers: give url=redis+cluster://… or +sentinel://…"
+            )
         if pool is None:
             raise InvalidOption("connection", f"must be a redis-py client, not {type(client).__name__}")
         given = dict(pool.connection_kwargs)
         kept = {name: given[name] for name in given if name in _COPIED or name.startswith("ssl_")}
         kept["_tls"] = "SSL" in pool.connection_class.__name__
         where = kept.get("path") or f"{kept.get('host', 'localhost')}:{kept.get('port', 6379)}"
-        return cls(f"connection to {where}", client=kept)
+        return cls(
+            f"connection to {where}",
+            client=kept,
+            durability=durability and check_demand(durability, embedded=False),
+            allow_eviction=_is_yes(os.environ.get("PSMQ_ALLOW_EVICTION", "")),
+        )
+
+    @property
+    def copies(self) -> int:
+        """How many replicas must have a push before it returns."""
+        return copies_of(self.durability or "")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether psmq started the server itself."""
+        return self.is_memory or self.db_dir is not None
 
     def settings_of_manager(self) -> dict[str, Any]:
         """The arguments of a manager that reaches the same server."""
@@ -99,14 +159,33 @@ class Endpoint:
         if self.db_dir is not None:
             return {"db_dir": str(self.db_dir), "durability": self.durability}
         if self.url is not None:
-            return {"url": self.url}
+            return {"url": self.url, **({"durability": self.durability} if self.durability else {})}
         raise InvalidOption("connection", "cannot be handed to another process: give a url instead")
 
-    def settings(self) -> tuple[str, dict[str, Any]]:
-        """The kind of connection (tcp, tls, unix) and its redis-py settings, all timeouts explicit, no retries.
+    def node_of(self, key: str) -> Node | None:
+        """Under which name a connection for this key is kept."""
+        return None if self.route is None else self.route.node_of(key)
 
-        Starts the embedded server where there is none; may block for that long.
+    def settings(self, key: str = "") -> tuple[Node | None, str, dict[str, Any]]:
+        """How to connect to the server that has ``key``: the name to keep that under, the kind of connection (tcp,
+        tls, unix) and redis-py's settings, all timeouts explicit, no retries.
+
+        Starts the embedded server where there is none, asks for the way where that can change; may block for that
+        long.
         """
+        given, node = self._base(), None
+        if self.route is not None:
+            found = self.route.find(key, given)
+            given |= {"host": found.host, "port": found.port}
+            node = found if self.is_cluster else None
+        tls = given.pop("_tls", False)
+        if "path" in given:
+            return node, "unix", given
+        given.setdefault("socket_keepalive", True)
+        given.setdefault("socket_keepalive_options", _keepalive())
+        return node, ("tls" if tls else "tcp"), given
+
+    def _base(self) -> dict[str, Any]:
         import redis.connection
         from redis.backoff import NoBackoff
         from redis.retry import Retry
@@ -114,19 +193,18 @@ class Endpoint:
         if self.is_memory:
             given: dict[str, Any] = {"path": str(server.ensure_memory())}
         elif self.db_dir is not None:
-            given = {"path": str(server.ensure(self.db_dir, durability=self.durability))}
+            given = {"path": str(server.ensure(self.db_dir, durability=self.durability or "everysec"))}
         elif self.client is not None:
             given = dict(self.client)
         else:
-            assert self.url
+            assert self.plain
             try:
-                given = dict(redis.connection.parse_url(self.url))  # type: ignore[no-untyped-call]
+                given = dict(redis.connection.parse_url(self.plain))  # type: ignore[no-untyped-call]
             except ValueError as error:
                 raise InvalidOption("url", f"cannot be read: {error}") from None
             if "SSL" in given.pop("connection_class", type).__name__:
                 given["_tls"] = True
-        tls = given.pop("_tls", False)
-        given |= {
+        return given | {
             "socket_timeout": ANSWER_TIMEOUT,
             "socket_connect_timeout": CONNECT_TIMEOUT,
             "retry": Retry(NoBackoff(), 0),
@@ -134,37 +212,60 @@ class Endpoint:
             "protocol": 2,
             "driver_info": None,
         }
-        if "path" in given:
-            return "unix", given
-        given.setdefault("socket_keepalive", True)
-        given.setdefault("socket_keepalive_options", _keepalive())
-        return ("tls" if tls else "tcp"), given
+
+    def moved(self, detail: str, asked: Node | None) -> None:
+        """A node of a cluster says which one has a slot."""
+        if isinstance(self.route, ClusterRoute):
+            self.route.moved(detail, asked)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys are on many servers at a time."""
+        return isinstance(self.route, ClusterRoute)
+
+    def primaries(self) -> set[Node]:
+        """The nodes of a cluster that have slots, as far as is known; empty where there is one server."""
+        return self.route.primaries() if isinstance(self.route, ClusterRoute) else set()
 
     def recover(self) -> None:
-        """After a lost connection: an embedded server may have to be started again. Others are only waited for."""
+        """After something went wrong: an embedded server may have to be started, the way to others asked for again."""
         if self.is_memory:
             server.ensure_memory()
         elif self.db_dir is not None:
-            server.ensure(self.db_dir, durability=self.durability)
+            server.ensure(self.db_dir, durability=self.durability or "everysec")
+        elif self.route is not None:
+            self.route.lost(self._base())
 
     def signing_key(self) -> bytes | None:
         """The key kept beside the data of our own servers; None for servers that are not ours."""
         if self.is_memory:
             return _MEMORY_KEY
         if self.db_dir is not None:
-            server.ensure(self.db_dir, durability=self.durability)
+            server.ensure(self.db_dir, durability=self.durability or "everysec")
             return server.signing_key(self.db_dir)
         return None
 
 
 def _redacted(url: str) -> str:
+    """Without passwords."""
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.hostname or ""
-    user = f"{parts.username}:***@" if parts.username else ":***@"
-    port = f":{parts.port}" if parts.port else ""
-    return urlunsplit((parts.scheme, f"{user}{host}{port}", *parts[2:]))
+    login, at, hosts = parts.netloc.rpartition("@")
+    user, colon, _ = login.partition(":")
+    place = f"{user}:***@{hosts}" if colon else f"{login}{at}{hosts}"
+    query = re.sub(r"(?<=password=)[^&]*", "***", parts.query)
+    return f"{parts.scheme}://{place}{parts.path}{'?' if query else ''}{query}"
+
+
+def _node(text: str, port: int) -> Node:
+    try:
+        parts = urlsplit(f"//{text}")
+        return Node(parts.hostname or "localhost", parts.port or port)
+    except ValueError as error:
+        raise InvalidOption("url", f"cannot be read: {error}") from None
+
+
+def _is_yes(text: str) -> bool:
+    return text.lower() in ("1", "yes", "true")
 
 
 def _keepalive() -> dict[int, int]:

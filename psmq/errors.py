@@ -18,6 +18,7 @@
     ├── MessageNotFound       (LookupError)      no message with that id in that state
     ├── ServerUnreachable     (ConnectionError)  nothing was sent, or nothing was done
     ├── OutcomeUnknown        (ConnectionError)  sent, but no answer came within the deadline
+    │   └── NotReplicated                        stored, but fewer replicas have it than durability demands
     └── ServerUnsuitable                         reachable, but not fit to keep messages
 
 An error that the server answers starts with the class's ``code``; the words after it are the class's fields.
@@ -238,6 +239,24 @@ class OutcomeUnknown(PsmqError, ConnectionError):
     """The command was sent and no answer came within the deadline: it may or may not have been done."""
 
     code = "PSMQ_OUTCOME_UNKNOWN"
+
+
+class NotReplicated(OutcomeUnknown):
+    """A push is stored, but only ``replicas`` of the ``wanted`` replicas said in time that they have it."""
+
+    code = "PSMQ_NOT_REPLICATED"
+
+    def __init__(self, server: str, replicas: int, wanted: int) -> None:
+        super().__init__(server, replicas, wanted)
+        self.server = server
+        self.replicas = replicas
+        self.wanted = wanted
+
+    def __str__(self) -> str:
+        return (
+            f"{self.server}: stored, but only {self.replicas} of {self.wanted} replicas have it, and a failover now "
+            "would lose it; with a deduplication_id it can be pushed again"
+        )
 
 
 class ServerUnsuitable(PsmqError):

@@ -6,13 +6,16 @@ threads, ``AsyncQueue`` on an event loop.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psmq import commands
 from psmq.commands import BATCH, Address, Command, Delivered, NewMessage, Plain, Popped, State
 from psmq.config import QueueConfig, integer, milliseconds
 from psmq.dialogue import steady
+from psmq.durability import Durability
 from psmq.errors import (
     DeserializationError,
     InvalidOption,
@@ -21,8 +24,9 @@ from psmq.errors import (
     PsmqError,
     ReceiptExpired,
     ServerFull,
+    ServerUnsuitable,
 )
-from psmq.message import DeadLetter, MessageRecord
+from psmq.message import DeadLetter, MessageRecord, QueueInfo
 from psmq.settlement import Release
 
 if TYPE_CHECKING:
@@ -141,6 +145,15 @@ def lease_of(message: Held) -> tuple[str, str]:
     if not pair[1]:
         raise NotLeased(pair[0])
     return pair
+
+
+def gives_durability(address: Address) -> Generator[Request, Any, Durability]:
+    """What the queue's server does to keep what it has stored; what this user may not ask stays unknown."""
+    info = flushed = ""
+    with contextlib.suppress(ServerUnsuitable):
+        info = yield commands.keeping(address)
+        flushed = yield commands.flushing(address)
+    return Durability.read(info, flushed)
 
 
 def clock_override() -> str:
@@ -321,6 +334,10 @@ class QueueFlows:
         else:
             got = yield from self._gets(limit, wait, visibility_timeout)
         return words, got.messages
+
+    def _tells(self) -> Generator[Request, Any, QueueInfo]:
+        found: QueueInfo = yield commands.info(self._address)
+        return replace(found, durability=(yield from gives_durability(self._address)))
 
     def _pops(self) -> Generator[Request, Any, MessageRecord | None]:
         while True:

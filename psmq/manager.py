@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
+from itertools import count as counting
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from psmq import commands, server
+from psmq.async_connection import AsyncLink
 from psmq.async_queue import AsyncQueue
 from psmq.commands import Address
 from psmq.config import QueueConfig, check_name, milliseconds
-from psmq.connection import AsyncLink, Link
+from psmq.connection import Link
 from psmq.consumer import Consumer
 from psmq.dialogue import QueueDeletingError
 from psmq.endpoint import Endpoint
-from psmq.errors import InvalidOption, PsmqError, ServerFull
-from psmq.flows import clock_override
+from psmq.errors import InvalidOption, PsmqError, QueueNotFound, ServerFull
+from psmq.flows import clock_override, gives_durability
 from psmq.queue import Queue
 
 if TYPE_CHECKING:
@@ -47,17 +50,19 @@ class _Manager:
         connection: Any = None,
         namespace: str = "psmq",
         timeout: float = DEFAULT_TIMEOUT,
-        durability: str = "everysec",
+        durability: str | None = None,
     ) -> None:
         if sum(given is not None for given in (db_dir, url, connection)) > 1:
             raise InvalidOption("url", "excludes db_dir and connection: give one of the three, or none")
         if url is not None:
-            self._endpoint = Endpoint.of_url(url)
+            self._endpoint = Endpoint.of_url(url, durability)
         elif connection is not None:
-            self._endpoint = Endpoint.of_client(connection)
+            self._endpoint = Endpoint.of_client(connection, durability)
         elif db_dir is not None:
             self._endpoint = Endpoint.embedded(db_dir, durability)
         else:
+            if durability is not None:
+                raise InvalidOption("durability", "is for servers that keep something: give db_dir or url")
             self._endpoint = Endpoint.memory()
         #: in front of every key
         self.namespace = check_name(namespace)
@@ -123,6 +128,20 @@ class _Manager:
         yield commands.forget_queue(address)
         if (yield commands.exists(address)):
             yield commands.register(self.namespace, address.name)
+
+    def _loads(self) -> Generator[Any, Any, None]:
+        """Any call brings the library along; this one changes nothing. In a cluster each primary has its own."""
+        yield commands.registered(self.namespace)  # so that we know the primaries
+        left = self._endpoint.primaries()
+        for number in counting():
+            address = self._address(f"none-{number}")
+            if left and self._endpoint.node_of(address.base) not in left:
+                continue
+            with contextlib.suppress(QueueNotFound):
+                yield commands.info(address)
+            left.discard(self._endpoint.node_of(address.base))
+            if not left:
+                return
 
     def _lists(self) -> Generator[Any, Any, list[str]]:
         names: list[str] = yield commands.registered(self.namespace)
@@ -198,13 +217,22 @@ class QueueManager(_Manager):
 
     def queue_info(self, name: str) -> QueueInfo:
         """Counts and settings of a queue, without making it; QueueNotFound when there is none."""
-        asking = commands.info(self._address(name))
-        found = self._link.run(asking)
-        return self._link.run(asking, clock=clock_override()) if found.config.clock == "test" else found
+        address = self._address(name)
+        found = self._link.run(commands.info(address))
+        if found.config.clock == "test":
+            found = self._link.run(commands.info(address), clock=clock_override())
+        return replace(found, durability=self._drive(gives_durability(address)))
 
     def find_queue(self, name: str) -> Queue:
         """An existing queue; QueueNotFound when there is none."""
         return Queue(self._address(name), self.queue_info(name).config, self._link)
+
+    def load_library(self) -> None:
+        """Bring the function library to the server, or to each primary of a cluster; other commands do so if need be.
+
+        For an administrator, where those who use the queues may not load it.
+        """
+        self._drive(self._loads())
 
     def consumer(self) -> Consumer:
         """A connection of one's own that exchanges and waits on any of the queues; for workers."""
@@ -285,9 +313,18 @@ class AsyncQueueManager(_Manager):
 
     async def queue_info(self, name: str) -> QueueInfo:
         """Counts and settings of a queue, without making it; QueueNotFound when there is none."""
-        asking = commands.info(self._address(name))
-        found = await self._link.run(asking)
-        return await self._link.run(asking, clock=clock_override()) if found.config.clock == "test" else found
+        address = self._address(name)
+        found = await self._link.run(commands.info(address))
+        if found.config.clock == "test":
+            found = await self._link.run(commands.info(address), clock=clock_override())
+        return replace(found, durability=await self._drive(gives_durability(address)))
+
+    async def load_library(self) -> None:
+        """Bring the function library to the server, or to each primary of a cluster; other commands do so if need be.
+
+        For an administrator, where those who use the queues may not load it.
+        """
+        await self._drive(self._loads())
 
     async def find_queue(self, name: str) -> AsyncQueue:
         """An existing queue; QueueNotFound when there is none."""

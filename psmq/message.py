@@ -16,6 +16,7 @@ from psmq.errors import InvalidOption
 
 if TYPE_CHECKING:
     from psmq.config import QueueConfig
+    from psmq.durability import Durability
 
 __all__ = ["DeadLetter", "MessageRecord", "QueueInfo", "id_random", "id_time"]
 
@@ -189,6 +190,8 @@ class QueueInfo:
     #: since creation: sent received deleted popped released buried redriven expired purged …
     counters: dict[str, int]
     config: QueueConfig
+    #: what its server gives; None: nobody asked
+    durability: Durability | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``: the same with plain values."""
@@ -204,4 +207,5 @@ class QueueInfo:
             "next_due": self.next_due,
             "counters": dict(self.counters),
             "config": self.config.wire(),
+            "durability": self.durability and self.durability.as_dict(),
         }

@@ -253,8 +253,8 @@ class Queue(QueueFlows):
         return found
 
     def info(self) -> QueueInfo:
-        """Counts, ages, counters and settings."""
-        found: QueueInfo = self._run(commands.info(self._address))
+        """Counts, ages, counters and settings, and what the server does to keep the messages."""
+        found: QueueInfo = self._drive(self._tells())
         return found
 
     def pause(self) -> None:

@@ -272,26 +272,32 @@ class Supervisor:
         if (not self._owed and not self._abandoned) or (not now and time.monotonic() < self._ask_again_at):
             return
         assert self._consumer is not None
-        try:
-            for index, queue in enumerate(self._queues):
-                mine = [item[1:] for item in self._owed if item[0] == index]
-                try:
-                    for start in range(0, len(mine), 500):
-                        answer = self._consumer.exchange(queue, mine[start : start + 500])
-                        self._report_dead(mine[start : start + 500], answer.words)
-                    # After what is known of them: what is still theirs then, they never saw.
-                    for client_id in self._abandoned:
-                        self._consumer.abandon(queue, client_id)
-                except QueueNotFound:
-                    pass
-                except InvalidOption:
-                    _log.exception("the server refuses what became of %d messages: their leases end", len(mine))
-                self._owed = [item for item in self._owed if item[0] != index]
-            passing("supervisor.paid")
+        failed: set[object] = set()
+        for index, queue in enumerate(self._queues):
+            mine = [item[1:] for item in self._owed if item[0] == index]
+            node = self._consumer.node_of(queue)
+            if node in failed:
+                continue
+            try:
+                for start in range(0, len(mine), 500):
+                    answer = self._consumer.exchange(queue, mine[start : start + 500])
+                    self._report_dead(mine[start : start + 500], answer.words)
+                # After what is known of them: what is still theirs then, they never saw.
+                for client_id in self._abandoned:
+                    self._consumer.abandon(queue, client_id)
+            except QueueNotFound:
+                pass
+            except InvalidOption:
+                _log.exception("the server refuses what became of %d messages: their leases end", len(mine))
+            except PsmqError as error:
+                self._failing(error)
+                failed.add(node)  # in a cluster the others may well answer
+                continue
+            self._owed = [item for item in self._owed if item[0] != index]
+        passing("supervisor.paid")
+        if not failed:
             self._abandoned = []
             self._answered()
-        except PsmqError as error:
-            self._failing(error)
 
     def _report_dead(self, settlements: Iterable[tuple[str, str, Settlement]], words: list[str]) -> None:
         for (message_id, _, settlement), word in zip(settlements, words, strict=True):
@@ -305,24 +311,31 @@ class Supervisor:
         if now < self._ask_again_at or now - self._extended_at < self._shortest_lease() / 3:
             return
         assert self._consumer is not None
+        failed: set[object] = set()
+        asked = False
         for index, queue in enumerate(self._queues):
             mine = [lease for lease in leases if lease.entry.queue == index and self._keeps(lease, now)]
-            if not mine:
+            node = self._consumer.node_of(queue)
+            if not mine or node in failed:
                 continue
             try:
                 pairs = [(lease.entry.message_id, lease.entry.receipt) for lease in mine]
                 words = self._consumer.extend(queue, pairs)
-                self._answered()
+                asked = True
             except QueueNotFound:
                 continue
             except PsmqError as error:
                 self._failing(error)
-                return
+                failed.add(node)
+                continue
             for lease, word in zip(mine, words, strict=True):
                 if word == "stale":
                     self._lose(lease)
         passing("supervisor.extended")
-        self._extended_at = now
+        if not failed:
+            if asked:
+                self._answered()
+            self._extended_at = now
 
     def _shortest_lease(self) -> float:
         """A child asks for leases as its queues were set up when it started, which may have been after us."""

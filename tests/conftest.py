@@ -12,10 +12,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import redis
 from freezegun import freeze_time
 from hypothesis import HealthCheck, settings
-from support import fresh_name, wait_until
+from support import fresh_name, raw_client, wait_until
 
 from psmq import AsyncQueueManager, QueueManager, server
 
@@ -63,7 +62,7 @@ def quiet_server():
 @pytest.fixture(scope="session")
 def raw_server(server_url):
     """A redis-py client, to see what really is on the server and to send what psmq never would."""
-    with redis.Redis.from_url(server_url) as client:
+    with raw_client(server_url) as client:
         yield client
 
 

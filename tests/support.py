@@ -10,7 +10,8 @@ import textwrap
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,19 @@ def wait_until(predicate: Callable[[], T], timeout: float = 10.0) -> T:
             raise TimeoutError(f"still {answer!r} after {timeout:g} s: {predicate}")
         time.sleep(0.01)
     return answer
+
+
+def raw_client(url: str) -> Any:
+    """A redis-py client of any kind of server that psmq has a URL for."""
+    import redis.sentinel
+
+    parts = urlsplit(url)
+    if "+" not in parts.scheme:
+        return redis.Redis.from_url(url)
+    hosts = [(host, int(port)) for host, _, port in (one.partition(":") for one in parts.netloc.split(","))]
+    if "+cluster" in parts.scheme:
+        return redis.RedisCluster(startup_nodes=[redis.cluster.ClusterNode(*host) for host in hosts])
+    return redis.sentinel.Sentinel(hosts).master_for(parts.path.strip("/"))
 
 
 def fresh_name(prefix: str = "t") -> str:

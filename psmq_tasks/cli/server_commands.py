@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +10,6 @@ import click
 
 from psmq import QueueManager
 from psmq import server as embedded
-from psmq.errors import QueueNotFound
 from psmq_tasks.cli.options import Place, json_option, place_options
 from psmq_tasks.cli.running import UNREACHABLE, USAGE, ExitWith, OrderedGroup, Problem
 from psmq_tasks.cli.showing import duration, paragraphs, print_json
@@ -100,7 +98,7 @@ def status(place: Place, *, as_json: bool) -> None:
 @server.command()
 @click.argument("url")
 def load(url: str) -> None:
-    """Load psmq's function library on the server at URL.
+    """Load psmq's function library on the server at URL, or on each primary of a cluster.
 
     For an administrator, once, where programs and workers may not do it themselves; they do it by themselves
     otherwise.
@@ -108,9 +106,7 @@ def load(url: str) -> None:
     with QueueManager(url=url, timeout=_PATIENCE) as manager:
         if manager.url == "memory:" or manager.db_dir is not None:
             raise Problem("an embedded server has the library from the start", USAGE)
-        # Any call brings the library along; this one changes nothing.
-        with contextlib.suppress(QueueNotFound):
-            manager.queue_info("none")
+        manager.load_library()
         click.echo(f"{manager.url} has psmq's function library.")
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from psmq import Delete, Release, connection
+from psmq import Delete, Release, async_connection, connection
 from psmq.errors import PsmqError
 
 
@@ -224,7 +224,7 @@ def test_signals_at_any_moment_lose_nothing(queue):
 @pytest.fixture
 def cancel_answer(monkeypatch):
     """cancel_answer(n): the task that reads the n-th answer from now is cancelled, when the server has given it."""
-    original = connection._anext_answer
+    original = async_connection._anext_answer
     state = {"left": 0}
 
     async def next_answer(reader, parser):
@@ -236,7 +236,7 @@ def cancel_answer(monkeypatch):
                 await asyncio.sleep(1)
         return await original(reader, parser)
 
-    monkeypatch.setattr(connection, "_anext_answer", next_answer)
+    monkeypatch.setattr(async_connection, "_anext_answer", next_answer)
 
     def arm(answer):
         state["left"] = answer

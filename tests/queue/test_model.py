@@ -419,7 +419,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def the_last_command_is_sent_again(self):
         payload, answer = self.last
-        (again,) = self.channel._send(Send(payload, 1, 0))
+        (again,) = self.channel._send(Send(payload, 1, 0, self.queue._address.base))
         if b"psmq_v1_exchange" in payload:
             # data and wait are of now; only what is still the getter's own is given again
             receipt = answer[4].decode()
