@@ -76,6 +76,10 @@ class Line:
         sock.sendall(payload)
         return [_next_answer(sock, parser) for _ in range(answers)]
 
+    def hear(self) -> Any:
+        """The next answer, with the patience of the last question."""
+        return _next_answer(self._connection._sock, self._parser)
+
     def shut(self) -> None:
         """From any thread: end what is waited for here."""
         sock = self.socket

@@ -80,7 +80,7 @@ class Waiters:
 
     def _end(self, key: str) -> Any:
         """The answer to a wait: a token, or None when it ran out."""
-        (answer,) = self._lines[key].ask(b"", 1, _LATENESS)
+        answer = self._lines[key].hear()
         if isinstance(answer, Refused):
             if answer.code == "NOPERM":
                 raise error_for(answer, Plain(("BLPOP", key), bool), self._endpoint.shown)
@@ -96,7 +96,7 @@ class Waiters:
             if isinstance(line.socket, ssl.SSLSocket):
                 return None  # it has no such half: a token that came now is missed, which costs two seconds at most
             line.socket.shutdown(socket.SHUT_WR)
-            return line.ask(b"", 1, _LATENESS)[0]
+            return line.hear()
         except (Lost, OSError):
             return None  # closed by the server, with nothing taken
         finally:
