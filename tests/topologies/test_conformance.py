@@ -26,13 +26,13 @@ def conforms(url, *options, **environment):
     with tempfile.TemporaryDirectory() as folder:  # what the model found elsewhere is not tried again here
         environment = {**os.environ, "PSMQ_TEST_URL": url, "HYPOTHESIS_STORAGE_DIRECTORY": folder, **environment}
         done = subprocess.run(
-            words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False
+            words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=220, check=False
         )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "passed" in done.stdout
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_server_behind_tls_and_a_password(tmp_path):
     """TCP, TLS with verification, a user of one's own."""
     with Fleet() as fleet:
@@ -47,14 +47,14 @@ def test_a_server_behind_tls_and_a_password(tmp_path):
         )
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_primary_behind_sentinels():
     """One primary, one replica, three Sentinels."""
     with Guarded() as guarded:
         conforms(guarded.url, *COUNTED)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_cluster():
     """Queues spread over three primaries."""
     with Cluster() as cluster:
