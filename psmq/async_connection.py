@@ -152,6 +152,8 @@ class AsyncChannel:
                     connection._writer.write(questions.payload)
                     answers = [await _anext_answer(connection._reader, held[1]) for _ in range(questions.answers)]
                     suitability.judge(self._endpoint, settings, answers)
+        except Lost as lost:
+            raise Lost(str(lost), sent=False) from None  # the command itself was not
         except PsmqError:
             await self._drop()
             raise

@@ -107,6 +107,9 @@ def connect(endpoint: Endpoint, key: str) -> tuple[Node | None, Line]:
         line = Line(connection)
         if questions := suitability.questions(endpoint, settings):
             suitability.judge(endpoint, settings, line.ask(*questions, ANSWER_TIMEOUT))
+    except Lost as lost:
+        connection.disconnect()
+        raise Lost(str(lost), sent=False) from None  # the command itself was not
     except BaseException:
         connection.disconnect()
         raise

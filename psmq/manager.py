@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import replace
-from itertools import count as counting
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from psmq import commands, server
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncQueueManager", "QueueManager"]
 
+#: names that are tried to meet each primary of a cluster; one slot of 16384 is enough for that
+_NAMES: Final = 200_000
 #: seconds a command keeps trying when the server does not answer
 DEFAULT_TIMEOUT: Final = 10.0
 
@@ -133,7 +134,7 @@ class _Manager:
         """Any call brings the library along; this one changes nothing. In a cluster each primary has its own."""
         yield commands.registered(self.namespace)  # so that we know the primaries
         left = self._endpoint.primaries()
-        for number in counting():
+        for number in range(_NAMES):  # whoever has lost its slots meanwhile is not met
             address = self._address(f"none-{number}")
             if left and self._endpoint.node_of(address.base) not in left:
                 continue
