@@ -8,6 +8,7 @@ from psmq.async_queue import AsyncMessage, AsyncQueue
 from psmq.commands import Delivered, NewMessage, draw_randoms
 from psmq.config import QueueConfig
 from psmq.consumer import Consumer
+from psmq.durability import Durability
 from psmq.errors import PsmqError
 from psmq.manager import AsyncQueueManager, QueueManager
 from psmq.message import DeadLetter, MessageRecord, QueueInfo, id_random, id_time
@@ -25,6 +26,7 @@ __all__ = [
     "DeadLetter",
     "Delete",
     "Delivered",
+    "Durability",
     "Message",
     "MessageRecord",
     "NewMessage",

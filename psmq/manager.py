@@ -159,9 +159,9 @@ class QueueManager(_Manager):
     """A server and its queues, for programs with threads.
 
     ``QueueManager()``: the in-memory server of this process. ``db_dir``: an embedded server that keeps its data in that
-    folder, shared by every process that names it. ``url``: ``redis:// rediss:// unix:// valkey:// embedded://
-    memory:``.
-    ``connection``: a redis-py client whose settings are used. ``timeout``: seconds a command keeps trying.
+    folder, shared by every process that names it. ``url``: ``redis:// rediss:// unix:// valkey:// redis+sentinel://
+    redis+cluster:// embedded:// memory:``. ``connection``: a redis-py client whose settings are used. ``timeout``:
+    seconds a command keeps trying. ``durability``: "everysec", "always" or "replica:N" is demanded of the server.
     """
 
     _link_class = Link
@@ -256,8 +256,9 @@ class AsyncQueueManager(_Manager):
     """A server and its queues, for asyncio programs.
 
     ``AsyncQueueManager()``: the in-memory server of this process. ``db_dir``: an embedded server that keeps its data in
-    that folder, shared by every process that names it. ``url``: ``redis:// rediss:// unix:// valkey:// embedded://
-    memory:``. ``connection``: a redis-py client whose settings are used. ``timeout``: seconds a command keeps trying.
+    that folder, shared by every process that names it. ``url``: ``redis:// rediss:// unix:// valkey:// redis+sentinel://
+    redis+cluster:// embedded:// memory:``. ``connection``: a redis-py client whose settings are used. ``timeout``:
+    seconds a command keeps trying. ``durability``: "everysec", "always" or "replica:N" is demanded of the server.
     """
 
     _link_class = AsyncLink

@@ -98,7 +98,9 @@ def status(place: Place, *, as_json: bool) -> None:
 @server.command()
 @click.argument("url")
 def load(url: str) -> None:
-    """Load psmq's function library on the server at URL, or on each primary of a cluster.
+    """Load psmq's function library on the server at URL.
+
+    In a cluster: on each primary.
 
     For an administrator, once, where programs and workers may not do it themselves; they do it by themselves
     otherwise.
