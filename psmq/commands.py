@@ -470,7 +470,7 @@ def _ids(ids: Sequence[str]) -> Sequence[str]:
 
 
 def purge(address: Address, state: State, ids: Sequence[str] = ()) -> Command[int]:
-    """Delete up to 1000 messages of one state, or the dead letters with these ids."""
+    """Delete up to 250 messages of one state, or the dead letters with these ids."""
     if state not in STATES:
         raise errors.InvalidOption("states", f"must be among {', '.join(STATES)}, not {state!r}")
     return Command("purge", address, (state, *_ids(ids)), int)

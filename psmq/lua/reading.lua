@@ -3,7 +3,7 @@
 local reading = {}
 
 -- due messages that a read sorts in, and rows that it looks at for a page; more show up when somebody gets
-local most_due, most_seen = 1000, 2000
+local most_due, most_seen = 250, 500
 local most_bytes = 262144
 local states = { ready = true, delayed = true, leased = true, dead = true }
 
@@ -112,7 +112,7 @@ local function collect(call, rows, key, cursor, limit, fit)
             start = redis.call('ZCOUNT', key, '-inf', '(' .. entries.integer(cursor.score))
         end
     end
-    while kept < limit and seen < most_seen do
+    while kept < limit and seen < math.max(limit, most_seen) do
         local found = redis.call('ZRANGE', key, start + seen, start + seen + slice - 1, 'WITHSCORES')
         for _, row in ipairs(with_states(call, found)) do
             if kept < limit and (not cursor or before(cursor, row)) and (not fit or fit(call, row)) then

@@ -44,7 +44,7 @@ function redriving.redrive(ks, argv)
             count = count + 1
         end
     end
-    local writes, k = call.writes, call.k
+    local writes, k, results = call.writes, call.k, {}
     for id, state in pairs(chosen) do
         local entry = entries.parse(state) or { count = 0, place = 0, first = 0 }
         if entry.count == 0 and entry.place == 0 then
@@ -60,8 +60,9 @@ function redriving.redrive(ks, argv)
         batch.drop(writes, 'HDEL', k.reasons, id)
         batch.put(writes, 'ZADD', k.ready, place, id)
         batch.put(writes, 'HSET', k.state, id, entries.text(again))
-        redis.call('UNLINK', keys.result(k.base, id))
+        results[#results + 1] = keys.result(k.base, id)
     end
+    redis.call('UNLINK', unpack(results))
     calls.count(call, 'redriven', count)
     calls.finish(call, entries.integer(count))
     calls.arm(call)

@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "cd686b368e2150d8"
+EXPECTED_DIGEST = "e48ba4fa39f606c1"
 
 
 def functions(raw_server):
