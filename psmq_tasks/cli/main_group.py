@@ -9,6 +9,7 @@ from psmq_tasks.cli.queue_commands import pause, peek, queues, resume
 from psmq_tasks.cli.retry_commands import retries
 from psmq_tasks.cli.running import Group, version_option
 from psmq_tasks.cli.server_commands import server
+from psmq_tasks.cli.torture_command import torture
 
 __all__ = ["psmq"]
 
@@ -28,7 +29,7 @@ def psmq() -> None:
     """Look into psmq's queues, and mend what went wrong."""
 
 
-for _command in (queues, peek, retries, dead, pause, resume, server):
+for _command in (queues, peek, retries, dead, pause, resume, server, torture):
     psmq.add_command(_command)
 
 

@@ -1,7 +1,7 @@
 """The tasks that are tortured: they write down when they start and when they end, and nothing else matters.
 
-``psmq-worker psmq_tasks.torture.jobs -u URL -q QUEUE`` runs them; ``PSMQ_NAMESPACE`` and ``PSMQ_SECRET`` hold for both
-sides. The path of the history travels as an argument.
+``psmq-worker psmq_tasks.torture.jobs -q QUEUE`` runs them, on the server and with the secret that the environment
+names, and in its ``PSMQ_NAMESPACE``. The path of the history travels as an argument.
 """
 
 from __future__ import annotations

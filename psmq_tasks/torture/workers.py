@@ -29,7 +29,7 @@ class TorturedWorker:
     ) -> None:
         self.history = history
         self.log = log
-        words = ["psmq_tasks.torture.jobs", "-u", url, "-q", queue, *map(str, options)]
+        words = ["psmq_tasks.torture.jobs", "-q", queue, *map(str, options)]
         path = os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH")]))
         with log.open("ab") as out:
             self.process = subprocess.Popen(
@@ -38,7 +38,7 @@ class TorturedWorker:
                 stdout=out,
                 stderr=out,
                 cwd=log.parent,
-                env={**os.environ, "PYTHONPATH": path, **environment},
+                env={**os.environ, "PYTHONPATH": path, "PSMQ_URL": url, **environment},
             )
 
     @property
