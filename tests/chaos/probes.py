@@ -47,7 +47,7 @@ def test_killers(arena):
     """A job that kills its process starts exactly so often."""
     arena.worker("-p", 1, "-t", 1)
     arena.push(1, task="killer")
-    arena.drain(10)
+    arena.drain(7)
     starts = [record for record in arena.history.read() if record.kind == "start"]
     assert len(starts) == KILLER_ATTEMPTS
 

@@ -64,10 +64,11 @@ def test_no_fault(arena, figure):
 def test_killed_children(arena, figure):
     count, kills = scaled(10_000), scaled(200)
     worker = arena.worker("-p", 2, "-t", 4)
-    arena.push(count, 0.05, batch=1000)
+    arena.push(count, 0.12, batch=1000)
     done = 0
     while done < kills and arena.left():
-        time.sleep(arena.dice.uniform(0.1, 0.4))
+        # Who is killed twice in a row waits longer, as what kills its process would.
+        time.sleep(arena.dice.uniform(0.5, 1.0))
         done += worker.kill_a_child(arena.dice)
     arena.drain(600)
     found = arena.verdict()

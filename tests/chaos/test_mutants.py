@@ -145,6 +145,7 @@ QUEUE = (
         "psmq/lua/messages.lua",
         "if limit > 0 and not call.queue.paused then",
         "if limit > 0 then",
+        "lua/test_messages.py::test_a_paused_queue_gives_nothing_but_takes_settlements",
     ),
     Mutant(
         "leases end during an outage",
@@ -182,7 +183,7 @@ CLIENT = (
         "psmq/connection.py",
         "            # Interrupted: nobody will read that answer, and what a get was given goes back.\n            self.close()\n",
         "",
-        "queue/test_interrupts.py::test_no_answer_reaches_another_caller",
+        "chaos/test_sharing.py::test_an_answer_that_nobody_waited_for_reaches_nobody",
     ),
     Mutant(
         "an interrupted get keeps what it was given",
@@ -291,7 +292,7 @@ def judge(mutant, plain, folder):
     copy = copy_packages(folder, (mutant.file, mutant.text, mutant.fault))
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PSMQ_"))}
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-rA", "-p", "no:xdist", "-p", "no:cacheprovider", "--tb=line",
+        [sys.executable, "-P", "-m", "pytest", "-x", "-rA", "-p", "no:xdist", "-p", "no:cacheprovider", "--tb=line",
          "--timeout=60", *nodes(mutant, plain)],
         cwd=ROOT, env=clean | environment(copy), capture_output=True, text=True, check=False, timeout=110,
     )  # fmt: skip

@@ -6,7 +6,9 @@ import os
 import sys
 import threading
 
-from psmq import Delete, QueueManager
+import pytest
+
+from psmq import Delete, QueueManager, connection
 
 
 def in_child(body):
@@ -73,6 +75,30 @@ def test_a_consumer_is_another_client_in_a_forked_child(manager, queue):
     assert len(consumer.exchange(queue, limit=5).messages) == 5
     assert consumer.client_id == mine
     consumer.close()
+
+
+def test_an_answer_that_nobody_waited_for_reaches_nobody(queue, monkeypatch):
+    """Interrupted while the answer is under way: the next call has an answer of its own."""
+    queue.push_many([b"%d" % number for number in range(5)])
+    original, armed = connection._next_answer, []
+
+    def interrupted(sock, parser):
+        if armed:
+            armed.clear()
+            raise KeyboardInterrupt
+        return original(sock, parser)
+
+    monkeypatch.setattr(connection, "_next_answer", interrupted)
+    for _ in range(5):
+        armed.append(1)
+        with pytest.raises(KeyboardInterrupt):
+            queue.info()
+        assert queue.peek().data == b"0"
+        armed.append(1)
+        with pytest.raises(KeyboardInterrupt):
+            queue.push(b"interrupted")
+        assert queue.info().delayed == 0
+    assert queue.info().counters["sent"] == 10
 
 
 def test_one_queue_serves_any_number_of_threads(server_url, queue):
