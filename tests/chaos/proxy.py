@@ -28,7 +28,8 @@ class Proxy:
         self.path = str(Path(self.folder) / "s")
         self.url = f"unix://{self.path}"
         self.calm = False
-        self.frozen = threading.Event()
+        #: nothing passes; no answer passes
+        self.frozen, self.mute = threading.Event(), threading.Event()
         self.happened = dict.fromkeys(FATES, 0)
         self._dice = random.Random(seed)
         self._lock = threading.Lock()
@@ -90,7 +91,7 @@ class Proxy:
             data = source.recv(1 << 20)
             if not data:
                 return False
-            while self.frozen.is_set():
+            while self.frozen.is_set() or (source is server and self.mute.is_set()):
                 time.sleep(0.01)
             if source is client:
                 fate = self._fate("drop request", "delay", "cut both")

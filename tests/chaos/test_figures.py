@@ -15,7 +15,7 @@ from chaos.proxy import Proxy
 from support import wait_until
 
 from psmq import QueueManager
-from psmq_tasks.torture import percentile
+from psmq_tasks.torture import check, percentile
 
 pytestmark = [pytest.mark.chaos_long, pytest.mark.timeout(1200)]
 
@@ -67,18 +67,19 @@ def test_killed_children(arena, figure):
     arena.push(count, 0.12, batch=1000)
     done = 0
     while done < kills and arena.left():
-        # Who is killed twice in a row waits longer, as what kills its process would.
         time.sleep(arena.dice.uniform(0.5, 1.0))
         done += worker.kill_a_child(arena.dice)
     arena.drain(600)
     found = arena.verdict()
     assert found.holds
     assert (found.done, found.overlapping) == (count, 0)
-    p95 = percentile(found.recoveries, 95)
+    # Who was hit a second time in a row waits for seconds, as what kills its process would.
+    firsts = check([record for record in arena.history.read() if record.attempt < 3], {}, {}).recoveries
     figure(
         f"SIGKILL to a child, {done} times in {count:,} tasks",
-        f"{len(found.lost)} lost, {found.twice} twice; {len(found.recoveries)} interrupted, started again after "
-        f"{seconds(percentile(found.recoveries, 50))} (p50), {seconds(p95)} (p95), "
+        f"{len(found.lost)} lost, {found.twice} twice; {len(firsts)} interrupted, started again after "
+        f"{seconds(percentile(firsts, 50))} (p50), {seconds(percentile(firsts, 95))} (p95); with the "
+        f"{len(found.recoveries) - len(firsts)} that were hit again: {seconds(percentile(found.recoveries, 95))} (p95), "
         f"{seconds(percentile(found.recoveries, 100))} (longest)",
         "0 lost, p95 ≤ 1 s",
     )

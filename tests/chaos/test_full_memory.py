@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 import redis
 
-from psmq import Bury, Release
+from psmq import Bury, Delete, Release
 from psmq.errors import ServerFull
 
 
@@ -64,6 +67,18 @@ def test_everything_else_works(arena, full):
     info = queue.info()
     gone = counters["deleted"] + counters["popped"] + counters["purged"]
     assert counters["sent"] == gone + info.ready + info.delayed + info.leased + info.dead
+
+
+def test_a_result_is_waited_for(arena, full):
+    """The server refuses the command that waits without looking again and again: the waiter looks, then."""
+    message = arena.queue.get()
+    got = []
+    thread = threading.Thread(target=lambda: got.append(arena.queue.result(message.message_id, wait=10)))
+    thread.start()
+    time.sleep(0.3)
+    assert arena.queue.exchange([(message, Delete(b"the result"))])[0] == ["done"]
+    thread.join()
+    assert got == [b"the result"]
 
 
 def test_workers_drain_it_and_then_pushes_are_taken_again(arena):

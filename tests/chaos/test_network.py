@@ -9,7 +9,7 @@ import redis
 from chaos.proxy import Proxy
 from support import wait_until
 
-from psmq import QueueManager
+from psmq import Delete, QueueManager
 from psmq_tasks.torture.jobs import make_app
 
 
@@ -74,6 +74,31 @@ def test_a_network_that_freezes_for_longer_than_the_leases_loses_nothing(arena):
         found = arena.verdict()
         assert found.holds
         assert found.done == found.pushed
+
+
+def test_an_answer_that_came_late_is_confirmed_before_anything_starts(arena):
+    """What passed on while it was under way is left out, what is still ours has its lease anew."""
+    queue = arena.manager.get_queue(f"{arena.name}-late", visibility_timeout=1)
+    ids = queue.push_many([b"%d" % number for number in range(6)])
+    with Proxy(str(arena.socket), arena.seed) as proxy, QueueManager(url=proxy.url) as manager:
+        mine, consumer, answers = manager.get_queue(queue.name), manager.consumer(), []
+        consumer.exchange(mine)  # connected
+        proxy.mute.set()
+        thread = threading.Thread(target=lambda: answers.append(consumer.exchange(mine, limit=4, mode="plain")))
+        thread.start()
+        wait_until(lambda: queue.info().leased == 4)
+        wait_until(lambda: queue.info().leased == 0)
+        others = [queue.get(), queue.get()]
+        proxy.mute.clear()
+        thread.join()
+        taken = [message.message_id for message in others]
+        kept = [message.message_id for message in answers[0].messages]
+        assert not set(kept) & set(taken)
+        assert sorted(kept + taken + [m.message_id for m in queue.messages("ready")]) == sorted(ids)
+        assert len(kept) == 4 - len(set(taken) & set(ids[:4]))
+        words = consumer.exchange(mine, [(m.message_id, m.receipt, Delete()) for m in answers[0].messages]).words
+        assert set(words) <= {"done"}
+        consumer.close()
 
 
 def test_killed_connections_are_replaced_and_repeat_nothing(arena):
