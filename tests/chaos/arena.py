@@ -56,7 +56,7 @@ class Arena:
         """On the same socket, with the same data."""
         self.socket.unlink(missing_ok=True)
         words = [
-            str(server.find_binary()),
+            os.environ.get("PSMQ_TEST_BINARY") or str(server.find_binary()),
             "--port",
             "0",
             "--unixsocket",
