@@ -85,8 +85,10 @@ class Supervisor:
         self._signals = 0
         self._stop_at: float | None = None
         self._gave_up_tasks = 0
-        self._short_lives = 0
-        self._next_start = 0.0
+        #: short lives in a row and when the next may start; for the pool (False) and for suspects (True) apart, so that
+        #: what a killed process left is not kept waiting by its pool's pause
+        self._short_lives = {False: 0, True: 0}
+        self._next_start = {False: 0.0, True: 0.0}
         self._next_burst_look = 0.0
         self._next_look = 0.0
         #: --burst is through, and so many messages wait for their time
@@ -192,19 +194,17 @@ class Supervisor:
         """Replace children that died; start one for suspects, which run alone until it is known who kills."""
         now = time.monotonic()
         ordinary = sum(not child.solo for child in self._children)
-        if now < self._next_start:
-            return
         suspects = max((child.table.suspects for child in self._children), default=0)
         solo = len(self._children) - ordinary
         try:
-            while ordinary < self._plan.processes:
+            while ordinary < self._plan.processes and now >= self._next_start[False]:
                 self._start()
                 ordinary += 1
-            if solo < min(suspects, self._plan.processes):
+            if solo < min(suspects, self._plan.processes) and now >= self._next_start[True]:
                 self._start(solo=True)
         except OSError as error:
             _log.error("cannot start a process: %s", error)
-            self._next_start = now + _LONGEST_BACKOFF
+            self._next_start = dict.fromkeys(self._next_start, now + _LONGEST_BACKOFF)
 
     def _reap(self) -> None:
         for child in list(self._children):
@@ -220,10 +220,11 @@ class Supervisor:
             if finished or child.over_limit is not None:
                 continue
             lived = time.monotonic() - child.started_at
-            self._short_lives = min(self._short_lives + 1, 10) if lived < _SHORT_LIFE else 0
-            if self._short_lives > 1:
+            short = min(self._short_lives[child.solo] + 1, 10) if lived < _SHORT_LIFE else 0
+            self._short_lives[child.solo] = short
+            if short > 1:
                 longest = _LONGEST_PAUSE if child.table.ready else _LONGEST_BACKOFF
-                self._next_start = time.monotonic() + min(0.05 * 2.0**self._short_lives, longest)
+                self._next_start[child.solo] = time.monotonic() + min(0.05 * 2.0**short, longest)
 
     # --- what a child leaves behind
 
