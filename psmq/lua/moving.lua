@@ -52,6 +52,10 @@ local function end_lease(call, id, ended, state)
         dead.bury(call, id, entry, { reason = dead.lost(entry, limit), code = 'lost', since = ended, keep_receipt = true })
         return
     end
+    if entry.x and entry.x <= call.now then
+        dead.expire(call, id, entry)
+        return
+    end
     if entry.w then
         entry.c = (entry.c or 0) + 1
         entry.w = nil

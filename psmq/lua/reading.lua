@@ -3,7 +3,7 @@
 local reading = {}
 
 -- due messages that a read sorts in, and rows that it looks at for a page; more show up when somebody gets
-local most_due, most_seen = 250, 500
+local most_due, most_seen = 150, 500
 local most_bytes = 262144
 local states = { ready = true, delayed = true, leased = true, dead = true }
 

@@ -145,3 +145,13 @@ def test_a_plain_get_merges_suspects_in_their_order(timed):
     raw.push(b"6", "p1")
     assert body(raw.get(2)) == [b"6", b"3"]
     assert body(raw.get(9)) == [b"4", b"5", b"0", b"1", b"2"]
+
+
+def test_what_outlived_its_ttl_while_it_was_leased_is_dead_as_reads_say(timed):
+    """Its lease ends and its ttl has ended: it can be purged by the id that reads show among the dead, at once."""
+    raw = timed(on_expiry="bury")
+    message_id = raw.push(options="t2000")
+    raw.get(timeout="5000")
+    raw.later(6)
+    assert raw.call("messages", "dead", "10", "", "0")[0].decode() == message_id
+    assert raw.do("purge", "dead", message_id) == 1

@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "e48ba4fa39f606c1"
+EXPECTED_DIGEST = "defd8e6b3e6abeb8"
 
 
 def functions(raw_server):

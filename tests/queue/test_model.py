@@ -113,6 +113,8 @@ class Model:
                 m.uncounted = 0
                 if m.count >= self.limit_of(m):
                     self.bury(m, m.at, m.receipt)
+                elif self.is_expired(m):
+                    self.expire(m)
                 else:
                     m.state, m.place = "ready", m.at
 
