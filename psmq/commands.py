@@ -27,8 +27,9 @@ State = Literal["ready", "delayed", "leased", "dead"]
 STATES: Final = ("ready", "delayed", "leased", "dead")
 Mode = Literal["plain", "worker", "solo"]
 
-#: messages in one push, settlements or messages in one exchange, ids in one redrive
+#: messages in one push, settlements or messages in one exchange, ids in one redrive; dead letters in one adopt
 BATCH: Final = 1000
+LETTERS: Final = 100
 
 
 class Address(NamedTuple):
@@ -474,6 +475,45 @@ def purge(address: Address, state: State, ids: Sequence[str] = ()) -> Command[in
     if state not in STATES:
         raise errors.InvalidOption("states", f"must be among {', '.join(STATES)}, not {state!r}")
     return Command("purge", address, (state, *_ids(ids)), int)
+
+
+def hasten(address: Address, ids: Sequence[str]) -> Command[int]:
+    """Make delayed messages ready now; MessageNotFound if one of them does not wait, and nothing was done."""
+    return Command("hasten", address, _ids(ids), int)
+
+
+def bury_waiting(address: Address, ids: Sequence[str], reason: str) -> Command[int]:
+    """Make delayed messages dead letters; MessageNotFound if one of them does not wait, and nothing was done."""
+    if not reason:
+        raise errors.InvalidOption("reason", "must say why the message is buried")
+    return Command("bury_waiting", address, (_reason(reason), *_ids(ids)), int)
+
+
+def amend(
+    address: Address,
+    message_id: str,
+    data: bytes,
+    *,
+    metadata: Mapping[str, str],
+    note: bytes,
+    redrive: bool,
+) -> Command[int]:
+    """Give a dead letter other bytes, add ``note`` to its history and, if told so, redrive it; all in one step."""
+    packed = pack_metadata(metadata)
+    body = packed + as_bytes(data)
+    args = (*_ids([message_id]), len(packed), body, _given("note", note), "1" if redrive else "")
+    return Command("amend", address, args, int)
+
+
+def adopt(address: Address, letters: Sequence[DeadLetter]) -> Command[int]:
+    """Store 1 … 100 dead letters under the ids they have; those whose ids are there already stay as they are."""
+    args: list[bytes | str | int] = []
+    for letter in letters:
+        message = letter.message
+        history = b"".join(b"%d:%b," % (len(record), record) for record in letter.failures)
+        args += (message.message_id, message.score, message.retrieval_count, message.value)
+        args += (_reason(letter.reason), history)
+    return Command("adopt", address, args, int)
 
 
 def pause(address: Address, *, paused: bool) -> Command[int]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psmq import commands
-from psmq.commands import BATCH, Address, Command, Delivered, NewMessage, Plain, Popped, State
+from psmq.commands import BATCH, LETTERS, Address, Command, Delivered, NewMessage, Plain, Popped, State
 from psmq.config import QueueConfig, integer, milliseconds
 from psmq.dialogue import steady
 from psmq.durability import Durability
@@ -399,6 +399,35 @@ class QueueFlows:
         total = 0
         for start in range(0, len(wanted), BATCH):
             count: int = yield commands.redrive(self._address, wanted[start : start + BATCH], keep_count=keep_count)
+            total += count
+        return total
+
+    def _hastens(self, ids: Iterable[str]) -> Generator[Request, Any, int]:
+        wanted, total = _distinct(ids), 0
+        for start in range(0, len(wanted), BATCH):
+            count: int = yield commands.hasten(self._address, wanted[start : start + BATCH])
+            total += count
+        return total
+
+    def _buries_waiting(self, ids: Iterable[str], reason: str) -> Generator[Request, Any, int]:
+        wanted, total = _distinct(ids), 0
+        for start in range(0, len(wanted), BATCH):
+            count: int = yield commands.bury_waiting(self._address, wanted[start : start + BATCH], reason)
+            total += count
+        return total
+
+    def _adopts(self, letters: Iterable[DeadLetter]) -> Generator[Request, Any, int]:
+        """Up to a hundred in one command, or a few MiB of them."""
+        chunk: list[DeadLetter] = []
+        size = total = 0
+        for letter in letters:
+            chunk.append(letter)
+            size += len(letter.message.value)
+            if len(chunk) == LETTERS or size > 1024 * 1024:
+                count: int = yield commands.adopt(self._address, chunk)
+                total, chunk, size = total + count, [], 0
+        if chunk:
+            count = yield commands.adopt(self._address, chunk)
             total += count
         return total
 

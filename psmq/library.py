@@ -28,6 +28,8 @@ ORDER: Final = (
     "dead",
     "moving",
     "redriving",
+    "delays",
+    "amending",
     "settling",
     "push",
     "messages",

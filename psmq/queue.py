@@ -239,6 +239,48 @@ class Queue(QueueFlows):
         count: int = self._drive(self._redrives(ids, keep_count=keep_count))
         return count
 
+    def hasten(self, ids: Iterable[str]) -> int:
+        """Make delayed messages ready now, uncounted. → how many
+
+        Raises MessageNotFound when one does not wait: then nothing of its thousand was done.
+        """
+        count: int = self._drive(self._hastens(ids))
+        return count
+
+    def bury_waiting(self, ids: Iterable[str], reason: str) -> int:
+        """Make delayed messages dead letters. → how many
+
+        Raises MessageNotFound when one does not wait: then nothing of its thousand was done.
+        """
+        count: int = self._drive(self._buries_waiting(ids, reason))
+        return count
+
+    def amend(
+        self,
+        message_id: str,
+        data: Any,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        note: bytes = b"",
+        redrive: bool = False,
+    ) -> None:
+        """Give a dead letter other data and metadata; its id, options and history stay.
+
+        ``note`` is added to the history (at most 64 KiB); ``redrive`` makes it ready in the same step. Raises
+        MessageNotFound, MessageTooLarge, NotSerializable; then nothing has changed.
+        """
+        body = self._serialized(data)
+        self._run(commands.amend(self._address, message_id, body, metadata=metadata or {}, note=note, redrive=redrive))
+
+    def adopt(self, letters: Iterable[DeadLetter]) -> int:
+        """Store dead letters that were exported or purged, with their ids and histories. → how many were not there
+
+        A letter whose id the queue has, in whatever state, stays as it is: what was broken off can be repeated.
+        ``message.score`` is when it was buried, in ms.
+        """
+        count: int = self._drive(self._adopts(letters))
+        return count
+
     def purge(self, *, states: Sequence[State] = ("ready", "delayed"), ids: Iterable[str] | None = None) -> int:
         """Delete all messages of these states, or the dead letters with these ids. → how many"""
         count: int = self._drive(self._purges(states, ids))

@@ -14,6 +14,27 @@ local function obstacle(call, ids)
     end
 end
 
+-- Makes one dead letter ready, with its history, without its expiry. The caller counts it, flushes and arms.
+-- returns the key of its result, which the caller removes
+function redriving.again(call, id, state, keep_count)
+    local writes, k = call.writes, call.k
+    local entry = entries.parse(state or '') or { count = 0, place = 0, first = 0 }
+    if entry.count == 0 and entry.place == 0 then
+        local head = entries.head(redis.call('HGET', k.messages, id)) or {}
+        entry = entries.fresh(head, entries.place(head.p or 0, 0))
+    end
+    local place = entries.place(entries.priority(entry.place), call.now)
+    local again = { receipt = '-', count = 0, first = 0, place = place, m = entry.m, r = entry.r }
+    if keep_count then
+        again.count, again.first, again.o = entry.count, entry.first, entry.count + 1
+    end
+    batch.drop(writes, 'ZREM', k.dead, id)
+    batch.drop(writes, 'HDEL', k.reasons, id)
+    batch.put(writes, 'ZADD', k.ready, place, id)
+    batch.put(writes, 'HSET', k.state, id, entries.text(again))
+    return keys.result(k.base, id)
+end
+
 -- psmq_v1_redrive: dead letters become ready again, with their history, without their expiry.
 -- argv: clock, revision, client, number, nonce, keep_count ('1': one more delivery; '': the count starts anew), id…
 -- returns the number redriven; MESSAGE_NOT_FOUND for an id that is not dead, and nothing was done
@@ -44,23 +65,9 @@ function redriving.redrive(ks, argv)
             count = count + 1
         end
     end
-    local writes, k, results = call.writes, call.k, {}
+    local results = {}
     for id, state in pairs(chosen) do
-        local entry = entries.parse(state) or { count = 0, place = 0, first = 0 }
-        if entry.count == 0 and entry.place == 0 then
-            local head = entries.head(redis.call('HGET', k.messages, id)) or {}
-            entry = entries.fresh(head, entries.place(head.p or 0, 0))
-        end
-        local place = entries.place(entries.priority(entry.place), call.now)
-        local again = { receipt = '-', count = 0, first = 0, place = place, m = entry.m, r = entry.r }
-        if keep_count then
-            again.count, again.first, again.o = entry.count, entry.first, entry.count + 1
-        end
-        batch.drop(writes, 'ZREM', k.dead, id)
-        batch.drop(writes, 'HDEL', k.reasons, id)
-        batch.put(writes, 'ZADD', k.ready, place, id)
-        batch.put(writes, 'HSET', k.state, id, entries.text(again))
-        results[#results + 1] = keys.result(k.base, id)
+        results[#results + 1] = redriving.again(call, id, state, keep_count)
     end
     redis.call('UNLINK', unpack(results))
     calls.count(call, 'redriven', count)
