@@ -225,9 +225,13 @@ class AsyncQueue(QueueFlows):
         after: DeadLetter | None = None,
         ids: Iterable[str] | None = None,
         data: bool = True,
+        history: bool = True,
     ) -> list[DeadLetter]:
-        """Dead letters behind ``after``, oldest burial first, with reason and history; or those with ``ids``."""
-        letters: list[DeadLetter] = await self._drive(self._finds_dead(limit, after, ids, data=data))
+        """Dead letters behind ``after``, oldest burial first, with reason and history; or those with ``ids``.
+
+        ``data=False``: metadata only; ``history=False``: neither data nor history, which is quick for many.
+        """
+        letters: list[DeadLetter] = await self._drive(self._finds_dead(limit, after, ids, data=data, history=history))
         return letters
 
     async def failures(self, ids: Iterable[str]) -> list[tuple[bytes, ...]]:

@@ -377,11 +377,16 @@ def _cursor(after: MessageRecord | None) -> str:
 
 
 def dead_letters(
-    address: Address, limit: int, after: DeadLetter | None, ids: Sequence[str], *, data: bool
+    address: Address, limit: int, after: DeadLetter | None, ids: Sequence[str], *, data: bool, history: bool = True
 ) -> Command[list[DeadLetter]]:
-    """A page of dead letters, oldest burial first, or those with the given ids."""
+    """A page of dead letters, oldest burial first, or those with the given ids. Without history there is no data."""
     cursor = _cursor(after.message if after else None)
-    args: tuple[bytes | str | int, ...] = (integer("limit", limit, 1, BATCH), cursor, int(data), *_ids(ids))
+    args: tuple[bytes | str | int, ...] = (
+        integer("limit", limit, 1, BATCH),
+        cursor,
+        int(data) if history else "-",
+        *_ids(ids),
+    )
 
     def parse(reply: Any) -> list[DeadLetter]:
         return [

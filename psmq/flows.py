@@ -372,14 +372,16 @@ class QueueFlows:
         return total
 
     def _finds_dead(
-        self, limit: int, after: DeadLetter | None, ids: Iterable[str] | None, *, data: bool
+        self, limit: int, after: DeadLetter | None, ids: Iterable[str] | None, *, data: bool, history: bool
     ) -> Generator[Request, Any, list[DeadLetter]]:
         if ids is None:
-            page: list[DeadLetter] = yield commands.dead_letters(self._address, limit, after, (), data=data)
+            page: list[DeadLetter] = yield commands.dead_letters(
+                self._address, limit, after, (), data=data, history=history
+            )
             return page
         wanted, found = _distinct(ids), []
         while wanted:
-            page = yield commands.dead_letters(self._address, limit, None, wanted[:BATCH], data=data)
+            page = yield commands.dead_letters(self._address, limit, None, wanted[:BATCH], data=data, history=history)
             found += page
             # Large bodies end a page early: who is missing is asked for once more.
             seen = {letter.message.message_id for letter in page}

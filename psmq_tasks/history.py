@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 __all__ = ["Failure"]
 
-Kind = Literal["raised", "timed out", "lost"]
+Kind = Literal["raised", "timed out", "lost", "edited"]
 
 #: characters of a traceback in a record, fewer where they make many bytes, and of what was decided
 _LONGEST, _DECISION = 12_000, 500
@@ -22,7 +22,7 @@ _LARGEST: Final = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One attempt that did not succeed. Times in seconds since 1970 by the worker's clock."""
+    """One attempt that did not succeed, or a change by hand. Times in seconds since 1970 by the worker's clock."""
 
     attempt: int
     outcome: Kind
@@ -38,6 +38,8 @@ class Failure:
     task: str
     #: what was decided: "again in 2.5 s", "gave up: …"
     decision: str
+    #: edited: the message's data before it, zlib and base64; "" otherwise
+    original: str = ""
 
     def pack(self) -> bytes:
         """As it is stored."""
@@ -48,6 +50,8 @@ class Failure:
 
     def _pack(self, longest: int) -> bytes:
         values = asdict(self)
+        if not self.original:
+            del values["original"]
         values["decision"] = self.decision[:_DECISION]
         for name in ("traceback", "message"):
             text = values[name]
@@ -60,7 +64,7 @@ class Failure:
         """What was stored; a record that is not ours shows as its own text."""
         try:
             found = json.loads(record)
-            return cls(**{field.name: found[field.name] for field in fields(cls)})
+            return cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
         except (ValueError, TypeError, KeyError):
             text = record.decode("utf-8", "replace")
             return cls(0, "raised", "", text, "", 0.0, 0.0, "", 0, "", "")

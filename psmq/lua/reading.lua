@@ -228,7 +228,7 @@ function reading.messages(ks, argv)
 end
 
 -- psmq_v1_dead_letters: a page of dead letters, or those with the given ids, with reason and history.
--- argv: clock, revision, limit (1 … 1000), cursor or '', data ('1' or '0'), then ids or none
+-- argv: clock, revision, limit (1 … 1000), cursor or '', data ('1', '0', or '-': no history either), then ids or none
 -- returns eight parts for each: id, buried ms, retrieval_count, first ms, options, value, reason, failures
 function reading.dead_letters(ks, argv)
     local call, refusal = calls.open(ks, argv)
@@ -238,6 +238,8 @@ function reading.dead_letters(ks, argv)
         return errors.refuse('INVALID_OPTION', 'limit must be between 1 and 1000')
     end
     cursor = cursor_of(cursor)
+    local history = with_data ~= '-'
+    if not history then with_data = '0' end
     if cursor == false or (with_data ~= '0' and with_data ~= '1') then
         return errors.refuse('INVALID_OPTION', 'cursor or data cannot be read')
     end
@@ -265,13 +267,13 @@ function reading.dead_letters(ks, argv)
     end
     local reply, bytes = {}, 0
     for _, row in ipairs(rows) do
-        bytes = bytes + redis.call('HSTRLEN', k.messages, row.id) + redis.call('HSTRLEN', k.failures, row.id)
+        bytes = bytes + redis.call('HSTRLEN', k.messages, row.id) + (history and redis.call('HSTRLEN', k.failures, row.id) or 0)
         if bytes > most_bytes and #reply > 0 then break end
         if not show(call, reply, row, with_data) then
             show(call, reply, row, 'any')
         end
         reply[#reply + 1] = row.reason or redis.call('HGET', k.reasons, row.id) or ''
-        reply[#reply + 1] = redis.call('HGET', k.failures, row.id) or ''
+        reply[#reply + 1] = history and redis.call('HGET', k.failures, row.id) or ''
     end
     return reply
 end

@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from psmq_tasks.cli.running import Problem
 from psmq_tasks.cli.showing import Column, age, draw, duration, moment, paragraphs, printable, tail
 
 if TYPE_CHECKING:
     from psmq_tasks.history import Failure
-    from psmq_tasks.inspection import DeadTask
+    from psmq_tasks.inspection import DeadTask, OpenedCall
 
-__all__ = ["show_letter"]
+__all__ = ["BodyForm", "body_as", "show_letter"]
 
 #: shown by themselves, or written by psmq for others
 _SHOWN = {"task", "args", "sender"}
 
 
-def show_letter(found: DeadTask) -> None:
-    """The whole story."""
+BodyForm = Literal["text", "json", "hex"]
+
+
+def body_as(found: DeadTask, form: BodyForm) -> str:
+    """The data of a letter, which may be anything."""
+    from psmq_tasks.inspection.records import text_of
+
+    data = found.data or b""
+    text = text_of(data)
+    if form == "hex":
+        return "\n".join(
+            f"{at:08x}  {data[at : at + 16].hex(' '):<47}  {''.join(chr(b) if 32 <= b < 127 else '.' for b in row)}"
+            for at in range(0, len(data), 16)
+            for row in [data[at : at + 16]]
+        )
+    if form == "json":
+        try:
+            return json.dumps(json.loads(data), indent=2)
+        except (ValueError, RecursionError):
+            pass  # it says below what it is
+    elif text is not None:
+        return paragraphs(text)
+    hint = "--body hex shows the bytes" + (", --decode the arguments" if data[:4] == b"psmq" else "")
+    raise Problem(f"its data is {len(data)} bytes that are no {'JSON' if form == 'json' else 'text'}: {hint}")
+
+
+def show_letter(found: DeadTask, call: OpenedCall | None = None) -> None:
+    """The whole story. ``call``: unpickled, because that was asked for."""
     facts = [
         ("id", found.id),
         ("task", found.task or "none: it is no call of a task"),
         ("arguments", found.args or ("none, or not shown" if found.task else "")),
+        *_decoded(call),
         ("queue", found.queue),
         ("sent", f"{moment(found.sent)}, {age(found.sent)} ago" + (f", by {found.sender}" if found.sender else "")),
         ("died", f"{moment(found.buried)}, {age(found.buried)} ago"),
@@ -47,6 +76,16 @@ def show_letter(found: DeadTask) -> None:
             click.echo(paragraphs(last.traceback))
     short = tail(found.id)
     click.echo(f"\npsmq dead redrive {short} runs it again, psmq dead purge {short} deletes it.", err=True)
+
+
+def _decoded(call: OpenedCall | None) -> list[tuple[str, str]]:
+    if call is None:
+        return []
+    shown = call.as_dict()
+    numbered = [(f"  [{at}]", text) for at, text in enumerate(shown["args"])]
+    return [("decoded", "signed" if call.sealed.signed else "unsigned"), *numbered] + [
+        (f"  {name}", text) for name, text in shown["kwargs"].items()
+    ]
 
 
 def _draw_attempts(failures: tuple[Failure, ...]) -> None:

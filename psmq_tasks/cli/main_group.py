@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import click
 
+from psmq_tasks.cli import dead_editing, dead_mending  # noqa: F401  # they add to the group dead
 from psmq_tasks.cli.dead_commands import dead
+from psmq_tasks.cli.message_commands import get, purge, push
 from psmq_tasks.cli.queue_commands import pause, peek, queues, resume
 from psmq_tasks.cli.retry_commands import retries
 from psmq_tasks.cli.running import Group, version_option
 from psmq_tasks.cli.server_commands import server
+from psmq_tasks.cli.setup_commands import configure, delete_queue
 from psmq_tasks.cli.torture_command import torture
 
 __all__ = ["psmq"]
@@ -29,7 +32,21 @@ def psmq() -> None:
     """Look into psmq's queues, and mend what went wrong."""
 
 
-for _command in (queues, peek, retries, dead, pause, resume, server, torture):
+for _command in (
+    queues,
+    peek,
+    retries,
+    dead,
+    pause,
+    resume,
+    server,
+    torture,
+    push,
+    get,
+    purge,
+    configure,
+    delete_queue,
+):
     psmq.add_command(_command)
 
 

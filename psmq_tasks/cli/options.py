@@ -7,6 +7,7 @@ import functools
 import math
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -15,12 +16,13 @@ from click.core import ParameterSource
 
 from psmq import QueueManager, server
 from psmq.errors import ServerUnsuitable
+from psmq_tasks.cli.completing import queue_names
 from psmq_tasks.cli.running import FAILED, UNREACHABLE, USAGE, ExitWith, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from psmq_tasks.inspection import Inspector
+    from psmq_tasks.inspection import Calls, Inspector
 
 __all__ = ["Place", "confirm", "dry_run_option", "json_option", "place_options", "queue_option", "yes_option"]
 
@@ -59,6 +61,18 @@ class Place:
     def folder(self) -> Path | None:
         """The data folder of an embedded server; None: it is a server of another kind."""
         return self.db_dir if self.url is None else QueueManager(url=self.url).db_dir
+
+    def calls(self) -> Calls:
+        """What opens and seals calls, with the key that workers of this server have; SecretMissing."""
+        from psmq_tasks.access import ServerAccess
+        from psmq_tasks.inspection import Calls
+
+        where = {"db_dir": self.db_dir} if self.url is None else {"url": self.url}
+        access = ServerAccess(where, namespace=self.namespace, secret=None, allow_unsigned=False)
+        try:
+            return Calls(access.keyring, self.namespace)
+        finally:
+            access.close()
 
     @contextlib.contextmanager
     def inspector(self) -> Iterator[Inspector]:
@@ -118,7 +132,7 @@ def place_options(command: F) -> F:
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
 yes_option: Final = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 dry_run_option: Final = click.option("-n", "--dry-run", is_flag=True, help="Only say how many it would be.")
-queue_option: Final = click.option("-q", "--queue", metavar="NAME", help="Only this queue.")
+queue_option: Final = click.option("-q", "--queue", metavar="NAME", help="Only this queue.", shell_complete=queue_names)
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -155,6 +169,64 @@ class Number(_Converter):
         if not self.least <= number <= self.most:
             self.fail(f"must be {self.kind} from {self.least} to {self.most}, not {value!r}", param, ctx)
         return number
+
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def span(text: str) -> float:
+    """``90 5m 2h 1d`` in seconds, or ValueError."""
+    number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
+    seconds = float(number) * unit
+    if not 0 <= seconds <= 3.2e9:
+        raise ValueError(text)
+    return seconds
+
+
+class Moment(_Converter):
+    """A time: ISO 8601 (without a zone: local), or how long ago, like ``90s 5m 2h 1d``."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """An aware datetime."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            return datetime.now(UTC) - timedelta(seconds=span(value))
+        except ValueError:
+            pass
+        try:
+            return datetime.fromisoformat(value).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(f"must be how long ago (5m, 2h, 1d) or a time like 2026-11-23T18:00, not {value!r}", param, ctx)
+
+
+class Span(_Converter):
+    """A duration like ``90 5m 2h 1d``."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        try:
+            return span(value)
+        except (ValueError, TypeError):
+            self.fail(f"must be a duration like 90s, 5m, 2h or 1d, not {value!r}", param, ctx)
+
+
+class Rate(Number):
+    """How many in a second."""
+
+    name = "rate"
+    kind = "a number"
+
+    def __init__(self) -> None:
+        super().__init__(0, 10**6)
+
+    def read(self, text: str) -> float:
+        """Or ValueError: nothing ever happens at a rate of 0."""
+        return float(text) or math.nan
 
 
 class Seconds(Number):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from psmq_tasks.cli.completing import queue_names
 from psmq_tasks.cli.options import Number, Place, json_option, place_options
 from psmq_tasks.cli.showing import Column, age, draw, duration, print_json, tail
 
@@ -54,7 +55,7 @@ def queues(place: Place, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", shell_complete=queue_names)
 @click.option(
     "--state", type=click.Choice(["ready", "delayed", "leased", "dead"]), default="ready", show_default=True,
     help="Which messages.",
@@ -100,7 +101,7 @@ def _content(message: QueuedMessage) -> str:
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", shell_complete=queue_names)
 @place_options
 def pause(place: Place, *, queue: str) -> None:
     """Stop deliveries from QUEUE.
@@ -113,7 +114,7 @@ def pause(place: Place, *, queue: str) -> None:
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", shell_complete=queue_names)
 @place_options
 def resume(place: Place, *, queue: str) -> None:
     """Start deliveries from QUEUE again."""

@@ -1,4 +1,4 @@
-"""``psmq retries``: what waits for another attempt."""
+"""``psmq retries``: what waits for another attempt; run at once, or given up."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from psmq_tasks.cli.completing import waiting_ids
 from psmq_tasks.cli.options import Number, Place, json_option, place_options, queue_option
 from psmq_tasks.cli.running import ListingGroup
 from psmq_tasks.cli.showing import Column, draw, duration, print_json, tail
 
 if TYPE_CHECKING:
-    from psmq_tasks.inspection import WaitingRetry
+    from psmq_tasks.inspection import Mended, WaitingRetry
 
 __all__ = ["retries"]
 
@@ -21,7 +22,7 @@ __all__ = ["retries"]
 def retries() -> None:
     """Messages that wait for another attempt.
 
-    Without a subcommand: list.
+    Without a subcommand: list. IDs may be given by their last characters, as the table shows them.
     """
 
 
@@ -67,3 +68,44 @@ def _last_error(retry: WaitingRetry) -> str:
         return ""
     last = retry.failures[-1]
     return f"{last.type}: {last.message}" if last.type else last.message
+
+
+@retries.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=waiting_ids)
+@queue_option
+@json_option
+@place_options
+def now(place: Place, *, ids: tuple[str, ...], queue: str | None, as_json: bool) -> None:
+    """Make messages ready now (run at once, do not wait).
+
+    The attempt is one of those they have left; nothing else changes. Delayed messages that were never tried are fine,
+    too.
+    """
+    with place.inspector() as inspector:
+        _report(inspector.hasten(inspector.resolve_waiting(ids, queue)), "ready", as_json=as_json)
+
+
+@retries.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, shell_complete=waiting_ids)
+@queue_option
+@click.option("--reason", default="given up by hand", show_default=True, help="What the dead letter says.")
+@json_option
+@place_options
+def bury(place: Place, *, ids: tuple[str, ...], queue: str | None, reason: str, as_json: bool) -> None:
+    """Give up: make messages that wait dead letters.
+
+    psmq dead redrive brings them back.
+    """
+    if not reason:
+        raise click.UsageError("--reason must say why", click.get_current_context())
+    with place.inspector() as inspector:
+        _report(inspector.bury_waiting(inspector.resolve_waiting(ids, queue), reason), "buried", as_json=as_json)
+
+
+def _report(mended: Mended, done: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({done: mended.done, "gone": list(mended.gone)})
+        return
+    click.echo(f"1 message is {done}." if mended.done == 1 else f"{mended.done} messages are {done}.")
+    if mended.gone:
+        click.echo(f"{len(mended.gone)} did not wait any more: their time had come.", err=True)

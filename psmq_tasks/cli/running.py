@@ -68,7 +68,7 @@ def words_of(error: PsmqError) -> str:
     if isinstance(error, QueueNotFound):
         return f"there is no queue {error.queue_name!r}: psmq queues lists those there are"
     if isinstance(error, IdNotFound):
-        return f"{error}: psmq dead list shows them"
+        return f"{error}: psmq {'dead' if 'dead' in error.what else 'retries'} list shows them"
     if type(error) is ServerUnreachable:
         return f"{error} (-u or PSMQ_URL names another server)"
     return str(error)

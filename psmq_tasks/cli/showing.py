@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from datetime import UTC, datetime
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["Column", "age", "draw", "duration", "moment", "paragraphs", "print_json", "printable", "tail"]
+__all__ = ["Column", "age", "draw", "duration", "moment", "paragraphs", "print_json", "printable", "progress", "tail"]
 
 #: last characters of an id that tables show: 40 random bits
 TAIL: Final = 8
@@ -85,6 +86,21 @@ def _cut(text: str, width: int, gives: str) -> str:
     if gives == "start":
         return "…" + set_cell_size(text[::-1], width - 1)[::-1]
     return set_cell_size(text, width - 1) + "…"
+
+
+@contextlib.contextmanager
+def progress(doing: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal; gives what is told how many more are done. Nothing where nobody watches."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(doing, total=total)
+        yield lambda more: bar.advance(task, more)
 
 
 def printable(text: str) -> str:

@@ -1,19 +1,36 @@
 """What is in the queues and what went wrong, as plain data; and back with it. Command line and programs use the same.
 
-Nothing is unpickled here: a call is known by the metadata its sender wrote, which is for display only.
+Nothing is unpickled, unless ``Calls`` is told to: a call is known by the metadata that its sender wrote, which is for
+display only.
 """
 
+from psmq_tasks.inspection.calls import Calls, Change, OpenedCall
+from psmq_tasks.inspection.exchange import letters_of
 from psmq_tasks.inspection.inspector import AsyncInspector, Inspector
-from psmq_tasks.inspection.records import DeadTask, Filter, Listing, Mended, QueuedMessage, WaitingRetry, queue_as_dict
+from psmq_tasks.inspection.records import (
+    DeadTask,
+    Filter,
+    Group,
+    Listing,
+    Mended,
+    QueuedMessage,
+    WaitingRetry,
+    queue_as_dict,
+)
 
 __all__ = [
     "AsyncInspector",
+    "Calls",
+    "Change",
     "DeadTask",
     "Filter",
+    "Group",
     "Inspector",
     "Listing",
     "Mended",
+    "OpenedCall",
     "QueuedMessage",
     "WaitingRetry",
+    "letters_of",
     "queue_as_dict",
 ]

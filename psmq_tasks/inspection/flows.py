@@ -6,9 +6,10 @@ bounded and the server is never held up, however many letters there are.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from psmq import DeadLetter, MessageRecord
 from psmq.errors import MessageNotFound, QueueNotFound
@@ -16,6 +17,7 @@ from psmq_tasks.errors import IdAmbiguous, IdNotFound
 from psmq_tasks.inspection.records import (
     DeadTask,
     Filter,
+    Group,
     Listing,
     Mended,
     QueuedMessage,
@@ -29,17 +31,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from psmq import Message, QueueInfo
+    from psmq_tasks.inspection.calls import Change
 
 T = TypeVar("T")
 
 #: letters in one page, ids in one redrive: a few ms of the server's time
 PAGE: Final = 100
+#: letters without their histories in one page
+_LIGHT: Final = 250
 #: records without their bodies in one page
 _HEADS: Final = 500
 #: digits of a message id
 _ID_LENGTH: Final = 22
 #: candidates shown for an ambiguous id
 _MOST_CANDIDATES: Final = 8
+#: kinds that are told apart when letters are counted by kind
+_MOST_GROUPS: Final = 1000
+
+_NOUNS: Final = {"dead": "dead letter", "delayed": "message that waits"}
+
+Key = Literal["error", "task", "queue", "reason"]
 
 
 class Ask(NamedTuple):
@@ -50,8 +61,14 @@ class Ask(NamedTuple):
     arguments: dict[str, Any]
 
 
+class Rest(NamedTuple):
+    """Nothing to ask for so many seconds."""
+
+    seconds: float
+
+
 if TYPE_CHECKING:
-    Steps = Generator[Ask, Any, T]
+    Steps = Generator[Ask | Rest, Any, T]
 
 
 def ask(queue: str, verb: str, **arguments: Any) -> Ask:
@@ -122,10 +139,27 @@ def retries(queue: str | None, limit: int | None) -> Steps[Listing[WaitingRetry]
     return Listing([waiting_retry(record, histories[record.message_id]) for record in heads], total)
 
 
-def dead_page(queue: str, after: DeadLetter | None) -> Steps[list[DeadLetter]]:
+def dead_page(queue: str, after: DeadLetter | None, *, history: bool = True) -> Steps[list[DeadLetter]]:
     """The next dead letters, oldest first; none at the end."""
-    page: list[DeadLetter] = yield ask(queue, "dead_letters", limit=PAGE, after=after, data=False)
+    page: list[DeadLetter] = yield ask(
+        queue, "dead_letters", limit=PAGE if history else _LIGHT, after=after, data=False, history=history
+    )
     return page
+
+
+def fitting_page(
+    queue: str, wanted: Filter, after: DeadLetter | None, *, history: bool = True
+) -> Steps[tuple[list[DeadTask], DeadLetter | None]]:
+    """Those of the next page that fit, and where to go on; None: nothing that fits is left.
+
+    Histories are many times the rest: without ``history`` they are read only where the filter looks into them.
+    """
+    if after is None and wanted.first_ms is not None:
+        after = place(queue, wanted.first_ms)
+    page = yield from dead_page(queue, after, history=history or wanted.error is not None)
+    found = [dead_task(letter) for letter in page]
+    past = not page or wanted.is_past(page[-1].buried)
+    return [one for one in found if wanted.fits(one)], None if past else page[-1]
 
 
 def newest_dead(wanted: Filter, limit: int) -> Steps[Listing[DeadTask]]:
@@ -138,12 +172,12 @@ def newest_dead(wanted: Filter, limit: int) -> Steps[Listing[DeadTask]]:
         after: DeadLetter | None = None
         if wanted.is_empty:
             after = yield from _before_the_last(name, limit)
-        while page := (yield from dead_page(name, after)):
-            after = page[-1]
-            for one in map(dead_task, page):
-                if wanted.fits(one):
-                    latest.append(one)
-                    fitting += 1
+        more = True
+        while more:
+            page, after = yield from fitting_page(name, wanted, after)
+            latest.extend(page)
+            fitting += len(page)
+            more = after is not None
         if wanted.is_empty:
             info: QueueInfo = yield ask("", "queue_info", name=name)
             fitting = max(info.dead, fitting)
@@ -202,13 +236,18 @@ def dead_one(ending: str, queue: str | None) -> Steps[DeadTask]:
     return dead_task(page[0], size=True)
 
 
-def resolve(endings: Sequence[str], queue: str | None) -> Steps[list[tuple[str, str]]]:
-    """(queue, id) of the dead letters whose ids end like these; each must fit one. Whole ids cost no search."""
+def resolve(endings: Sequence[str], queue: str | None, state: str = "dead") -> Steps[list[tuple[str, str]]]:
+    """(queue, id) of the messages in this state whose ids end like these; each must fit one.
+
+    Whole ids of dead letters cost no search.
+    """
+    what = _NOUNS.get(state, f"{state} message")
     searched = yield from names(queue)
     wanted = {ending: ending.lstrip("….") for ending in dict.fromkeys(endings)}
     found: dict[str, list[tuple[str, str]]] = {ending: [] for ending in wanted}
-    whole = [digits for digits in wanted.values() if len(digits) >= _ID_LENGTH]
-    parts = {ending: digits for ending, digits in wanted.items() if digits and len(digits) < _ID_LENGTH}
+    longest = _ID_LENGTH if state == "dead" else _ID_LENGTH + 1
+    whole = [digits for digits in wanted.values() if len(digits) >= longest]
+    parts = {ending: digits for ending, digits in wanted.items() if digits and len(digits) < longest}
     for name in searched:
         if whole:
             letters: list[DeadLetter] = yield ask(name, "dead_letters", limit=PAGE, ids=whole, data=False)
@@ -218,7 +257,7 @@ def resolve(endings: Sequence[str], queue: str | None) -> Steps[list[tuple[str, 
                         found[ending].append((name, digits))
         after: MessageRecord | None = None
         while parts:
-            page: list[Message] = yield ask(name, "messages", state="dead", limit=_HEADS, after=after, data=False)
+            page: list[Message] = yield ask(name, "messages", state=state, limit=_HEADS, after=after, data=False)
             if not page:
                 break
             after = page[-1].record
@@ -229,7 +268,7 @@ def resolve(endings: Sequence[str], queue: str | None) -> Steps[list[tuple[str, 
     where = f"queue {queue!r}" if queue is not None else "any queue"
     for ending, hits in found.items():
         if not hits:
-            raise IdNotFound(ending, "dead letter", where)
+            raise IdNotFound(ending, what, where)
         if len(hits) > 1:
             raise IdAmbiguous(ending, tuple(message_id for _, message_id in hits[:_MOST_CANDIDATES]))
     return list(dict.fromkeys(hits[0] for hits in found.values()))
@@ -244,13 +283,79 @@ def count_dead(wanted: Filter) -> Steps[int]:
             total += info.dead
             continue
         after: DeadLetter | None = None
-        while page := (yield from dead_page(name, after)):
-            after = page[-1]
-            total += sum(wanted.fits(dead_task(letter)) for letter in page)
+        more = True
+        while more:
+            page, after = yield from fitting_page(name, wanted, after, history=False)
+            total += len(page)
+            more = after is not None
     return total
 
 
+def group_dead(wanted: Filter, by: Key) -> Steps[list[Group]]:
+    """How many fit of each error, task, queue or reason, the most first; beyond a thousand kinds: one "(others)"."""
+    found: dict[str, Group] = {}
+    for name in (yield from names(wanted.queue)):
+        after: DeadLetter | None = None
+        more = True
+        while more:
+            page, after = yield from fitting_page(name, wanted, after, history=False)
+            for one in page:
+                key: str = getattr(one, by)
+                group = found.get(key)
+                if group is None and len(found) >= _MOST_GROUPS:
+                    key = "(others)"
+                    group = found.get(key)
+                if group is None:
+                    found[key] = Group(key, 1, one.buried, one)
+                else:
+                    last = one if one.buried >= group.newest else group.example
+                    found[key] = Group(key, group.count + 1, last.buried, last)
+            more = after is not None
+    return sorted(found.values(), key=lambda group: (-group.count, group.key))
+
+
+def whole_page(
+    queue: str, wanted: Filter, after: DeadLetter | None
+) -> Steps[tuple[list[DeadLetter], DeadLetter | None]]:
+    """As ``fitting_page``, with their data, as the server has them."""
+    if after is None and wanted.first_ms is not None:
+        after = place(queue, wanted.first_ms)
+    page: list[DeadLetter] = yield ask(queue, "dead_letters", limit=PAGE, after=after, data=True)
+    past = not page or wanted.is_past(page[-1].buried)
+    return [letter for letter in page if wanted.fits(dead_task(letter))], None if past else page[-1]
+
+
+def whole_letters(chosen: Sequence[tuple[str, str]]) -> Steps[list[DeadLetter]]:
+    """These (queue, id)s with their data; those that are gone are left out."""
+    found: list[DeadLetter] = []
+    for name in dict.fromkeys(name for name, _ in chosen):
+        ids = [message_id for queue, message_id in chosen if queue == name]
+        found += yield ask(name, "dead_letters", limit=PAGE, ids=ids, data=True)
+    return found
+
+
 # --- mending
+
+
+def amend(letter: DeadTask, change: Change, *, redrive: bool) -> Steps[None]:
+    """Store a change in place of a letter's call."""
+    yield ask(
+        letter.queue,
+        "amend",
+        message_id=letter.id,
+        data=change.data,
+        metadata=change.metadata,
+        note=change.note,
+        redrive=redrive,
+    )
+
+
+def adopt(letters: Sequence[DeadLetter]) -> Steps[int]:
+    """Bring letters back into the queues they were in."""
+    stored = 0
+    for name in dict.fromkeys(letter.message.queue_name for letter in letters):
+        stored += yield ask(name, "adopt", letters=[one for one in letters if one.message.queue_name == name])
+    return stored
 
 
 class Batch(NamedTuple):
@@ -276,7 +381,7 @@ class Batch(NamedTuple):
 
 
 def mend_ids(batch: Batch, chosen: Sequence[tuple[str, str]]) -> Steps[Mended]:
-    """Redrive or purge these (queue, id)s."""
+    """Do it with these (queue, id)s."""
     total, missing, touched = 0, [], []
     for name in dict.fromkeys(name for name, _ in chosen):
         done, gone = yield from batch.run(name, [message_id for queue, message_id in chosen if queue == name])
@@ -287,29 +392,61 @@ def mend_ids(batch: Batch, chosen: Sequence[tuple[str, str]]) -> Steps[Mended]:
     return Mended(total, tuple(missing), tuple(touched))
 
 
+class Pace:
+    """At most so many in a second, evenly; None: as fast as it goes."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._began = time.monotonic()
+        self._done = 0
+
+    @property
+    def slice(self) -> int:
+        """How many may be done at once: a fifth of a second's, at least one."""
+        return PAGE if self._rate is None else max(1, min(PAGE, int(self._rate / 5)))
+
+    def rest(self, done: int) -> Steps[None]:
+        """Wait until so many more were due."""
+        self._done += done
+        if self._rate is not None and done:
+            ahead = self._done / self._rate - (time.monotonic() - self._began)
+            if ahead > 0:
+                yield Rest(ahead)
+
+
 def mend_fitting(
-    batch: Batch, wanted: Filter, limit: int | None, on_batch: Callable[[int], None] | None
+    batch: Batch,
+    wanted: Filter,
+    limit: int | None,
+    on_batch: Callable[[int], None] | None,
+    rate: float | None = None,
 ) -> Steps[Mended]:
     """Redrive or purge what fits, oldest first, at most ``limit``; ``on_batch`` is told how many were done.
 
-    What dies again meanwhile queues behind what was there: each queue's walk ends after as many as there were.
+    What dies again meanwhile queues behind what was there: each queue's walk ends with what had died when it began.
     """
     total, missing, touched = 0, [], []
+    pace = Pace(rate)
     for name in (yield from names(wanted.queue)):
         info: QueueInfo = yield ask("", "queue_info", name=name)
         there, after, before = info.dead, None, total
+        if wanted.first_ms is not None:
+            after = place(name, wanted.first_ms)
         while there > 0 and (limit is None or total < limit):
-            page = yield from dead_page(name, after)
+            page = yield from dead_page(name, after, history=wanted.error is not None)
             if not page:
                 break
             after = page[-1]
             ids = [letter.message.message_id for letter in page[:there] if wanted.fits(dead_task(letter))]
-            there -= len(page)
-            done, gone = yield from batch.run(name, ids if limit is None else ids[: limit - total])
-            total += done
-            missing += gone
-            if on_batch is not None and done:
-                on_batch(done)
+            there = 0 if wanted.is_past(after.buried) else there - len(page)
+            ids = ids if limit is None else ids[: limit - total]
+            for start in range(0, len(ids), pace.slice):
+                done, gone = yield from batch.run(name, ids[start : start + pace.slice])
+                total += done
+                missing += gone
+                if on_batch is not None and done:
+                    on_batch(done)
+                yield from pace.rest(done)
         if total > before:
             touched.append(name)
     return Mended(total, tuple(missing), tuple(touched))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psmq.errors import PsmqError
 from psmq_tasks.inspection import flows
-from psmq_tasks.inspection.flows import Batch
-from psmq_tasks.inspection.records import Filter, dead_task
+from psmq_tasks.inspection.exchange import line_of
+from psmq_tasks.inspection.flows import Batch, Rest
+from psmq_tasks.inspection.records import Filter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 
     from psmq import AsyncQueue, AsyncQueueManager, DeadLetter, Queue, QueueInfo, QueueManager
-    from psmq_tasks.inspection.flows import Ask
-    from psmq_tasks.inspection.records import DeadTask, Listing, Mended, QueuedMessage, WaitingRetry
+    from psmq_tasks.inspection.calls import Change
+    from psmq_tasks.inspection.flows import Ask, Key
+    from psmq_tasks.inspection.records import DeadTask, Group, Listing, Mended, QueuedMessage, WaitingRetry
 
 __all__ = ["AsyncInspector", "Inspector"]
 
@@ -27,6 +31,7 @@ def _redriving(*, keep_attempts: bool) -> Batch:
 
 
 _PURGING = Batch("purge", {})
+_HASTENING = Batch("hasten", {})
 
 
 class Inspector:
@@ -36,7 +41,9 @@ class Inspector:
         self.manager = manager
         self._queues: dict[str, Queue] = {}
 
-    def _ask(self, request: Ask) -> Any:
+    def _ask(self, request: Ask | Rest) -> Any:
+        if isinstance(request, Rest):
+            return time.sleep(request.seconds)
         if not request.queue:
             return getattr(self.manager, request.verb)(**request.arguments)
         queue = self._queues.get(request.queue)
@@ -44,7 +51,7 @@ class Inspector:
             queue = self._queues[request.queue] = self.manager.find_queue(request.queue)
         return getattr(queue, request.verb)(**request.arguments)
 
-    def _drive(self, steps: Generator[Ask, Any, T]) -> T:
+    def _drive(self, steps: Generator[Ask | Rest, Any, T]) -> T:
         try:
             request = next(steps)
             while True:
@@ -73,10 +80,11 @@ class Inspector:
     def dead(self, wanted: Filter = ANY) -> Iterator[DeadTask]:
         """The dead letters that fit, queue by queue, oldest burial first, in pages."""
         for name in self._drive(flows.names(wanted.queue)):
-            after: DeadLetter | None = None
-            while page := self._drive(flows.dead_page(name, after)):
-                after = page[-1]
-                yield from filter(wanted.fits, map(dead_task, page))
+            page, after = self._drive(flows.fitting_page(name, wanted, None))
+            yield from page
+            while after is not None:
+                page, after = self._drive(flows.fitting_page(name, wanted, after))
+                yield from page
 
     def newest_dead(self, wanted: Filter = ANY, limit: int = 50) -> Listing[DeadTask]:
         """The ``limit`` dead letters of all queues that were buried last, oldest first, and how many fit."""
@@ -86,6 +94,10 @@ class Inspector:
         """How many dead letters fit."""
         return self._drive(flows.count_dead(wanted))
 
+    def group_dead(self, wanted: Filter = ANY, by: Key = "error") -> list[Group]:
+        """How many fit of each error, task, queue or reason, the most first."""
+        return self._drive(flows.group_dead(wanted, by))
+
     def find(self, ending: str, queue: str | None = None) -> DeadTask:
         """The dead letter whose id ends like this. IdNotFound, IdAmbiguous."""
         return self._drive(flows.dead_one(ending, queue))
@@ -93,6 +105,18 @@ class Inspector:
     def resolve(self, endings: Sequence[str], queue: str | None = None) -> list[tuple[str, str]]:
         """(queue, whole id) of dead letters. IdNotFound, IdAmbiguous: for the first that fits none or several."""
         return self._drive(flows.resolve(endings, queue))
+
+    def resolve_waiting(self, endings: Sequence[str], queue: str | None = None) -> list[tuple[str, str]]:
+        """(queue, whole id) of messages that wait for their time. IdNotFound, IdAmbiguous."""
+        return self._drive(flows.resolve(endings, queue, "delayed"))
+
+    def hasten(self, chosen: Sequence[tuple[str, str]]) -> Mended:
+        """Make these (queue, id)s, which wait for another attempt or their delay, ready now."""
+        return self._drive(flows.mend_ids(_HASTENING, chosen))
+
+    def bury_waiting(self, chosen: Sequence[tuple[str, str]], reason: str) -> Mended:
+        """Make these (queue, id)s, which wait, dead letters."""
+        return self._drive(flows.mend_ids(Batch("bury_waiting", {"reason": reason}), chosen))
 
     def redrive(self, chosen: Sequence[tuple[str, str]], *, keep_attempts: bool = False) -> Mended:
         """Make these (queue, id)s ready again, with their history; ``keep_attempts``: for one more attempt only."""
@@ -104,10 +128,37 @@ class Inspector:
         *,
         limit: int | None = None,
         keep_attempts: bool = False,
+        rate: float | None = None,
         on_batch: Callable[[int], None] | None = None,
     ) -> Mended:
-        """Redrive what fits, oldest first, at most ``limit``; ``on_batch`` is told how many, page by page."""
-        return self._drive(flows.mend_fitting(_redriving(keep_attempts=keep_attempts), wanted, limit, on_batch))
+        """Redrive what fits, oldest first, at most ``limit``, and at most ``rate`` in a second.
+
+        ``on_batch`` is told how many, as it goes. Broken off at any moment, each letter is either dead or redriven.
+        """
+        return self._drive(flows.mend_fitting(_redriving(keep_attempts=keep_attempts), wanted, limit, on_batch, rate))
+
+    def amend(self, letter: DeadTask, change: Change, *, redrive: bool = False) -> None:
+        """Give a dead letter the arguments of ``Calls.change``; ``redrive``: and send it back, in the same step."""
+        self._drive(flows.amend(letter, change, redrive=redrive))
+
+    def export(self, wanted: Filter = ANY) -> Iterator[str]:
+        """The dead letters that fit, each as a line from which ``adopt`` brings it back, in pages."""
+        for name in self._drive(flows.names(wanted.queue)):
+            after: DeadLetter | None = None
+            more = True
+            while more:
+                page, after = self._drive(flows.whole_page(name, wanted, after))
+                for letter in page:
+                    yield line_of(letter)
+                more = after is not None
+
+    def export_ids(self, chosen: Sequence[tuple[str, str]]) -> list[str]:
+        """The same for these (queue, id)s; those that are gone are left out."""
+        return [line_of(letter) for letter in self._drive(flows.whole_letters(chosen))]
+
+    def adopt(self, letters: Sequence[DeadLetter]) -> int:
+        """Bring letters (``letters_of`` reads them from lines) back into their queues. → how many were not there"""
+        return self._drive(flows.adopt(letters))
 
     def purge(self, chosen: Sequence[tuple[str, str]]) -> Mended:
         """Delete these dead letters for good."""
@@ -127,7 +178,9 @@ class AsyncInspector:
         self.manager = manager
         self._queues: dict[str, AsyncQueue] = {}
 
-    async def _ask(self, request: Ask) -> Any:
+    async def _ask(self, request: Ask | Rest) -> Any:
+        if isinstance(request, Rest):
+            return await asyncio.sleep(request.seconds)
         if not request.queue:
             return await getattr(self.manager, request.verb)(**request.arguments)
         queue = self._queues.get(request.queue)
@@ -135,7 +188,7 @@ class AsyncInspector:
             queue = self._queues[request.queue] = await self.manager.find_queue(request.queue)
         return await getattr(queue, request.verb)(**request.arguments)
 
-    async def _drive(self, steps: Generator[Ask, Any, T]) -> T:
+    async def _drive(self, steps: Generator[Ask | Rest, Any, T]) -> T:
         try:
             request = next(steps)
             while True:
@@ -164,10 +217,12 @@ class AsyncInspector:
     async def dead(self, wanted: Filter = ANY) -> AsyncIterator[DeadTask]:
         """The dead letters that fit, queue by queue, oldest burial first, in pages."""
         for name in await self._drive(flows.names(wanted.queue)):
-            after: DeadLetter | None = None
-            while page := await self._drive(flows.dead_page(name, after)):
-                after = page[-1]
-                for found in filter(wanted.fits, map(dead_task, page)):
+            page, after = await self._drive(flows.fitting_page(name, wanted, None))
+            for found in page:
+                yield found
+            while after is not None:
+                page, after = await self._drive(flows.fitting_page(name, wanted, after))
+                for found in page:
                     yield found
 
     async def newest_dead(self, wanted: Filter = ANY, limit: int = 50) -> Listing[DeadTask]:
@@ -178,6 +233,10 @@ class AsyncInspector:
         """How many dead letters fit."""
         return await self._drive(flows.count_dead(wanted))
 
+    async def group_dead(self, wanted: Filter = ANY, by: Key = "error") -> list[Group]:
+        """How many fit of each error, task, queue or reason, the most first."""
+        return await self._drive(flows.group_dead(wanted, by))
+
     async def find(self, ending: str, queue: str | None = None) -> DeadTask:
         """The dead letter whose id ends like this. IdNotFound, IdAmbiguous."""
         return await self._drive(flows.dead_one(ending, queue))
@@ -185,6 +244,18 @@ class AsyncInspector:
     async def resolve(self, endings: Sequence[str], queue: str | None = None) -> list[tuple[str, str]]:
         """(queue, whole id) of dead letters. IdNotFound, IdAmbiguous: for the first that fits none or several."""
         return await self._drive(flows.resolve(endings, queue))
+
+    async def resolve_waiting(self, endings: Sequence[str], queue: str | None = None) -> list[tuple[str, str]]:
+        """(queue, whole id) of messages that wait for their time. IdNotFound, IdAmbiguous."""
+        return await self._drive(flows.resolve(endings, queue, "delayed"))
+
+    async def hasten(self, chosen: Sequence[tuple[str, str]]) -> Mended:
+        """Make these (queue, id)s, which wait for another attempt or their delay, ready now."""
+        return await self._drive(flows.mend_ids(_HASTENING, chosen))
+
+    async def bury_waiting(self, chosen: Sequence[tuple[str, str]], reason: str) -> Mended:
+        """Make these (queue, id)s, which wait, dead letters."""
+        return await self._drive(flows.mend_ids(Batch("bury_waiting", {"reason": reason}), chosen))
 
     async def redrive(self, chosen: Sequence[tuple[str, str]], *, keep_attempts: bool = False) -> Mended:
         """Make these (queue, id)s ready again, with their history; ``keep_attempts``: for one more attempt only."""
@@ -196,10 +267,39 @@ class AsyncInspector:
         *,
         limit: int | None = None,
         keep_attempts: bool = False,
+        rate: float | None = None,
         on_batch: Callable[[int], None] | None = None,
     ) -> Mended:
-        """Redrive what fits, oldest first, at most ``limit``; ``on_batch`` is told how many, page by page."""
-        return await self._drive(flows.mend_fitting(_redriving(keep_attempts=keep_attempts), wanted, limit, on_batch))
+        """Redrive what fits, oldest first, at most ``limit``, and at most ``rate`` in a second.
+
+        ``on_batch`` is told how many, as it goes. Broken off at any moment, each letter is either dead or redriven.
+        """
+        return await self._drive(
+            flows.mend_fitting(_redriving(keep_attempts=keep_attempts), wanted, limit, on_batch, rate)
+        )
+
+    async def amend(self, letter: DeadTask, change: Change, *, redrive: bool = False) -> None:
+        """Give a dead letter the arguments of ``Calls.change``; ``redrive``: and send it back, in the same step."""
+        await self._drive(flows.amend(letter, change, redrive=redrive))
+
+    async def export(self, wanted: Filter = ANY) -> AsyncIterator[str]:
+        """The dead letters that fit, each as a line from which ``adopt`` brings it back, in pages."""
+        for name in await self._drive(flows.names(wanted.queue)):
+            after: DeadLetter | None = None
+            more = True
+            while more:
+                page, after = await self._drive(flows.whole_page(name, wanted, after))
+                for letter in page:
+                    yield line_of(letter)
+                more = after is not None
+
+    async def export_ids(self, chosen: Sequence[tuple[str, str]]) -> list[str]:
+        """The same for these (queue, id)s; those that are gone are left out."""
+        return [line_of(letter) for letter in await self._drive(flows.whole_letters(chosen))]
+
+    async def adopt(self, letters: Sequence[DeadLetter]) -> int:
+        """Bring letters (``letters_of`` reads them from lines) back into their queues. → how many were not there"""
+        return await self._drive(flows.adopt(letters))
 
     async def purge(self, chosen: Sequence[tuple[str, str]]) -> Mended:
         """Delete these dead letters for good."""

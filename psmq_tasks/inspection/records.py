@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DeadTask",
     "Filter",
+    "Group",
     "Listing",
     "Mended",
     "QueuedMessage",
@@ -31,6 +33,9 @@ __all__ = [
 T = TypeVar("T")
 R = TypeVar("R")
 
+#: how a worker writes a reason: the error's type, and what it says
+_RAISED: Final = re.compile(r"(?:failed at attempt \d+: )?([A-Za-z_][\w.]*)(?::|$)")
+_NUMBER: Final = re.compile(r"\d+")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -101,6 +106,20 @@ class DeadTask(_Seen):
     failures: tuple[Failure, ...]
     #: bytes; None: not looked at
     size: int | None
+    #: its data; None: not looked at
+    data: bytes | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``, without the data."""
+        values = super(DeadTask, self).as_dict()
+        del values["data"]
+        return values
+
+    @property
+    def error(self) -> str:
+        """Its kind of error, by the reason: the type; where there is none, its words with numbers left out."""
+        raised = _RAISED.match(self.reason)
+        return raised[1] if raised else _NUMBER.sub("N", self.reason.partition(":")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,25 +131,63 @@ class Filter:
     task: str | None = None
     #: part of the reason, or of the last error's type or message; upper and lower case are the same
     error: str | None = None
+    #: part of the reason alone, the same
+    reason: str | None = None
+    #: buried at this time or later; before this time
+    since: datetime | None = None
+    until: datetime | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether every letter of the queue (or of all) is meant."""
-        return self.task is None and self.error is None
+        return all(part is None for part in (self.task, self.error, self.reason, self.since, self.until))
 
     def fits(self, found: DeadTask) -> bool:
         """Whether this letter is meant."""
         if self.queue is not None and found.queue != self.queue:
+            return False
+        if (self.since is not None and found.buried < self.since) or self.is_past(found.buried):
+            return False
+        if self.reason is not None and self.reason.casefold() not in found.reason.casefold():
             return False
         if self.task is not None and not (
             fnmatchcase(found.task, self.task) or fnmatchcase(found.task.rpartition(":")[2], self.task)
         ):
             return False
         if self.error is not None:
-            last = found.failures[-1:]
+            last = [failure for failure in found.failures if failure.outcome != "edited"][-1:]
             words = [found.reason, *(f"{failure.type}: {failure.message}" for failure in last)]
             return any(self.error.casefold() in text.casefold() for text in words)
         return True
+
+    def is_past(self, buried: datetime) -> bool:
+        """Whether what was buried then or later cannot fit."""
+        return self.until is not None and buried >= self.until
+
+    @property
+    def first_ms(self) -> int | None:
+        """Milliseconds since 1970 before which nothing fits; None: no such time."""
+        return None if self.since is None else max(int(self.since.timestamp() * 1000) - 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Dead letters that have something in common."""
+
+    key: str
+    count: int
+    newest: datetime
+    #: the newest of them
+    example: DeadTask
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "key": self.key,
+            "count": self.count,
+            "newest": plain(self.newest),
+            "example": {"id": self.example.id, "queue": self.example.queue, "reason": self.example.reason},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +236,7 @@ def dead_task(letter: DeadLetter, *, size: bool = False) -> DeadTask:
         reason=letter.reason,
         failures=failures,
         size=len(data_of(letter.message)) if size else None,
+        data=data_of(letter.message) if size else None,
     )
 
 

@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "92520cad21c62bb7"
+EXPECTED_DIGEST = "08199ec4c24a0714"
 
 
 def functions(raw_server):
