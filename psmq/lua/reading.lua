@@ -162,8 +162,11 @@ end
 
 -- Adds a message to a reply: id, score, retrieval_count, first ms, options, value.
 -- with_data: '1' | '0' metadata only | 'any' also what is missing or damaged; false when it is and that was not asked
-local function show(call, reply, row, with_data)
-    local value = redis.call('HGET', call.k.messages, row.id)
+-- value: as it is stored, where the caller has fetched it
+local function show(call, reply, row, with_data, value)
+    if value == nil then
+        value = redis.call('HGET', call.k.messages, row.id)
+    end
     local head, stop = entries.head(value or '')
     if not head then
         if with_data ~= 'any' then
@@ -265,15 +268,25 @@ function reading.dead_letters(ks, argv)
     else
         rows = page(call, 'dead', cursor, limit, most_due)
     end
-    local reply, bytes = {}, 0
-    for _, row in ipairs(rows) do
-        bytes = bytes + redis.call('HSTRLEN', k.messages, row.id) + (history and redis.call('HSTRLEN', k.failures, row.id) or 0)
-        if bytes > most_bytes and #reply > 0 then break end
-        if not show(call, reply, row, with_data) then
-            show(call, reply, row, 'any')
+    local ids, bytes = {}, 0
+    for index, row in ipairs(rows) do
+        bytes = bytes + redis.call('HSTRLEN', k.messages, row.id)
+        if history then
+            bytes = bytes + redis.call('HSTRLEN', k.failures, row.id)
         end
-        reply[#reply + 1] = row.reason or redis.call('HGET', k.reasons, row.id) or ''
-        reply[#reply + 1] = history and redis.call('HGET', k.failures, row.id) or ''
+        if bytes > most_bytes and index > 1 then break end
+        ids[index] = row.id
+    end
+    local reply = {}
+    local values, reasons = batch.fetch(k.messages, ids), batch.fetch(k.reasons, ids)
+    local histories = history and batch.fetch(k.failures, ids) or {}
+    for index in ipairs(ids) do
+        local row = rows[index]
+        if not show(call, reply, row, with_data, values[index]) then
+            show(call, reply, row, 'any', values[index])
+        end
+        reply[#reply + 1] = row.reason or reasons[index] or ''
+        reply[#reply + 1] = histories[index] or ''
     end
     return reply
 end

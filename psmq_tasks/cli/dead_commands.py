@@ -11,7 +11,7 @@ from psmq_tasks.cli.completing import dead_ids, task_names
 from psmq_tasks.cli.dead_letter import body_as, show_letter
 from psmq_tasks.cli.options import Moment, Number, Place, json_option, place_options, queue_option
 from psmq_tasks.cli.running import ListingGroup
-from psmq_tasks.cli.showing import Column, age, draw, print_json, tail
+from psmq_tasks.cli.showing import Column, age, draw, looking, print_json, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -85,10 +85,13 @@ def list_dead(place: Place, *, wanted: Filter, group_by: Key | None, limit: int,
     """
     with place.inspector() as inspector:
         if group_by is not None:
-            _show_groups(inspector.group_dead(wanted, group_by), group_by, as_json=as_json)
+            with looking():
+                groups = inspector.group_dead(wanted, group_by)
+            _show_groups(groups, group_by, as_json=as_json)
             return
         if limit:
-            listing = inspector.newest_dead(wanted, limit + skip)
+            with looking():
+                listing = inspector.newest_dead(wanted, limit + skip)
             found: Iterable[DeadTask] = listing.items[: len(listing.items) - skip] if skip else listing.items
             total: int | None = listing.total
         else:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from psmq_tasks.history import Failure
     from psmq_tasks.inspection import DeadTask, OpenedCall
 
-__all__ = ["BodyForm", "body_as", "show_letter"]
+__all__ = ["BodyForm", "body_as", "draw_attempts", "show_letter"]
 
 #: shown by themselves, or written by psmq for others
 _SHOWN = {"task", "args", "sender"}
@@ -69,7 +69,7 @@ def show_letter(found: DeadTask, call: OpenedCall | None = None) -> None:
             click.echo(f"{printable(name).ljust(width)}  {printable(value)}")
     if found.failures:
         click.echo()
-        _draw_attempts(found.failures)
+        draw_attempts(found.failures)
         last = next((failure for failure in reversed(found.failures) if failure.traceback), None)
         if last is not None:
             click.echo(f"\nTraceback of attempt {last.attempt}:")
@@ -88,7 +88,8 @@ def _decoded(call: OpenedCall | None) -> list[tuple[str, str]]:
     ]
 
 
-def _draw_attempts(failures: tuple[Failure, ...]) -> None:
+def draw_attempts(failures: tuple[Failure, ...]) -> None:
+    """A row for each attempt that failed, and for each change by hand."""
     columns = [
         Column("ATTEMPT", right=True),
         Column("STARTED"),

@@ -13,6 +13,7 @@ from psmq_tasks.cli.running import Group, version_option
 from psmq_tasks.cli.server_commands import server
 from psmq_tasks.cli.setup_commands import configure, delete_queue
 from psmq_tasks.cli.torture_command import torture
+from psmq_tasks.cli.trace_command import trace
 
 __all__ = ["psmq"]
 
@@ -46,6 +47,7 @@ for _command in (
     purge,
     configure,
     delete_queue,
+    trace,
 ):
     psmq.add_command(_command)
 

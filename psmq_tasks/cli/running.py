@@ -68,7 +68,8 @@ def words_of(error: PsmqError) -> str:
     if isinstance(error, QueueNotFound):
         return f"there is no queue {error.queue_name!r}: psmq queues lists those there are"
     if isinstance(error, IdNotFound):
-        return f"{error}: psmq {'dead' if 'dead' in error.what else 'retries'} list shows them"
+        where = {"dead letter": "dead list", "message that waits": "retries list"}.get(error.what, "peek QUEUE")
+        return f"{error}: psmq {where} shows them"
     if type(error) is ServerUnreachable:
         return f"{error} (-u or PSMQ_URL names another server)"
     return str(error)

@@ -13,7 +13,19 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["Column", "age", "draw", "duration", "moment", "paragraphs", "print_json", "printable", "progress", "tail"]
+__all__ = [
+    "Column",
+    "age",
+    "draw",
+    "duration",
+    "looking",
+    "moment",
+    "paragraphs",
+    "print_json",
+    "printable",
+    "progress",
+    "tail",
+]
 
 #: last characters of an id that tables show: 40 random bits
 TAIL: Final = 8
@@ -101,6 +113,18 @@ def progress(doing: str, total: int | None) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(doing, total=total)
         yield lambda more: bar.advance(task, more)
+
+
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """A word on the terminal while many are read; nothing where nobody watches."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("looking through the dead letters"):
+        yield
 
 
 def printable(text: str) -> str:

@@ -14,6 +14,7 @@ from psmq_tasks.inspection.records import (
     Listing,
     Mended,
     QueuedMessage,
+    Traced,
     WaitingRetry,
     queue_as_dict,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Mended",
     "OpenedCall",
     "QueuedMessage",
+    "Traced",
     "WaitingRetry",
     "letters_of",
     "queue_as_dict",

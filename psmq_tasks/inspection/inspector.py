@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from psmq import AsyncQueue, AsyncQueueManager, DeadLetter, Queue, QueueInfo, QueueManager
     from psmq_tasks.inspection.calls import Change
     from psmq_tasks.inspection.flows import Ask, Key
-    from psmq_tasks.inspection.records import DeadTask, Group, Listing, Mended, QueuedMessage, WaitingRetry
+    from psmq_tasks.inspection.records import DeadTask, Group, Listing, Mended, QueuedMessage, Traced, WaitingRetry
 
 __all__ = ["AsyncInspector", "Inspector"]
 
@@ -101,6 +101,10 @@ class Inspector:
     def find(self, ending: str, queue: str | None = None) -> DeadTask:
         """The dead letter whose id ends like this. IdNotFound, IdAmbiguous."""
         return self._drive(flows.dead_one(ending, queue))
+
+    def trace(self, ending: str, queue: str | None = None) -> Traced:
+        """The life of a message that is not finished, in whatever state. IdNotFound, IdAmbiguous."""
+        return self._drive(flows.trace(ending, queue))
 
     def resolve(self, endings: Sequence[str], queue: str | None = None) -> list[tuple[str, str]]:
         """(queue, whole id) of dead letters. IdNotFound, IdAmbiguous: for the first that fits none or several."""
@@ -240,6 +244,10 @@ class AsyncInspector:
     async def find(self, ending: str, queue: str | None = None) -> DeadTask:
         """The dead letter whose id ends like this. IdNotFound, IdAmbiguous."""
         return await self._drive(flows.dead_one(ending, queue))
+
+    async def trace(self, ending: str, queue: str | None = None) -> Traced:
+        """The life of a message that is not finished, in whatever state. IdNotFound, IdAmbiguous."""
+        return await self._drive(flows.trace(ending, queue))
 
     async def resolve(self, endings: Sequence[str], queue: str | None = None) -> list[tuple[str, str]]:
         """(queue, whole id) of dead letters. IdNotFound, IdAmbiguous: for the first that fits none or several."""

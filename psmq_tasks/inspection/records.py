@@ -26,6 +26,7 @@ __all__ = [
     "Listing",
     "Mended",
     "QueuedMessage",
+    "Traced",
     "WaitingRetry",
     "queue_as_dict",
 ]
@@ -120,6 +121,21 @@ class DeadTask(_Seen):
         """Its kind of error, by the reason: the type; where there is none, its words with numbers left out."""
         raised = _RAISED.match(self.reason)
         return raised[1] if raised else _NUMBER.sub("N", self.reason.partition(":")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Traced(_Seen):
+    """The life of a message that is not finished, as far as its queue and its history tell."""
+
+    #: where it is now: ready, delayed, leased or dead
+    state: str
+    #: delayed: becomes ready; leased: its lease ends; dead: was buried; None otherwise
+    due: datetime | None
+    first_retrieved: datetime | None
+    #: dead: why
+    reason: str
+    #: what went wrong so far, and changes by hand, oldest first
+    failures: tuple[Failure, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +241,19 @@ def waiting_retry(record: MessageRecord, history: tuple[bytes, ...]) -> WaitingR
     due = _time(record.score) or _EPOCH
     unknown = _time(since) if since else None
     return WaitingRetry(**_seen(record, failures), due=due, unknown_since=unknown, failures=failures)
+
+
+def traced(record: MessageRecord, state: str, history: tuple[bytes, ...], reason: str) -> Traced:
+    """A record of a listing, its history, and why it is dead."""
+    failures = tuple(map(Failure.unpack, history))
+    return Traced(
+        **_seen(record, failures),
+        state=state,
+        due=None if state == "ready" else _time(record.score),
+        first_retrieved=_or(lambda: record.first_retrieved, None),
+        reason=reason,
+        failures=failures,
+    )
 
 
 def dead_task(letter: DeadLetter, *, size: bool = False) -> DeadTask:

@@ -111,3 +111,32 @@ def test_a_missing_queue_is_one_line_and_4(manager, run):
         result = run(*words, code=4)
         assert result.stderr == "Error: there is no queue 'q': psmq queues lists those there are\n"
     assert manager.list_queues() == []
+
+
+def test_a_trace_tells_the_life_of_a_message(manager, run, read):
+    """Pushed by whom, tried when, each attempt, and where it is now; in every state that is not the end."""
+    queue = manager.get_queue("q")
+    dead = kill(queue, message="no such address", attempts=2)[0]
+    waiting = retry_later(queue)
+    leased = queue.push(b"x")
+    queue.get()
+    ready = queue.push(b"y")
+    for message_id, state in ((dead, "dead"), (waiting, "delayed"), (leased, "leased"), (ready, "ready")):
+        found = read("trace", message_id[-8:])
+        assert (found["id"], found["state"]) == (message_id, state)
+    shown = run("trace", dead).stdout
+    for text in (
+        "mail:send('a@example.org')",
+        "by host:1",
+        "2",
+        "dead since",
+        "no such address",
+        "again in 0 s",
+        "gave up",
+    ):
+        assert text in shown
+    assert "ready in" in run("trace", waiting).stdout
+    assert "lease ends in" in run("trace", leased).stdout
+    assert "never" in run("trace", ready).stdout
+    queue.get().delete()
+    assert "psmq peek QUEUE shows them" in run("trace", ready, code=4).stderr

@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "08199ec4c24a0714"
+EXPECTED_DIGEST = "7c47015c651ad3e4"
 
 
 def functions(raw_server):

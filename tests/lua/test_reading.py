@@ -220,3 +220,14 @@ def test_info_tells_ages(timed):
     assert raw.info()["oldest"] == 2000
     raw.get()
     assert (raw.info()["oldest"], raw.info()["due"]) == (-1, 60_000)
+
+
+def test_dead_letters_are_read_without_their_histories(raw):
+    """A scan of many does not carry what it does not look at."""
+    id_ = raw.push(b"mmbody", "n2")
+    ((_, receipt, *_),) = raw.get()
+    raw.settle((id_, receipt, "b", "why", "failed", ""))
+    light = raw.call("dead_letters", 10, "", "-")
+    assert light[5:] == [b"n2;mm", b"why", b""]
+    assert raw.call("dead_letters", 10, "", "0")[5:] == [b"n2;mm", b"why", b"6:failed,"]
+    assert raw.call("dead_letters", 10, "", "1", id_)[5:] == [b"n2;mmbody", b"why", b"6:failed,"]

@@ -13,8 +13,9 @@ from mishaps import failure, kill, retry_later
 
 from psmq import AsyncQueueManager, Bury, NewMessage, QueueManager, Release
 from psmq.errors import QueueNotFound
+from psmq_tasks import TaskApp
 from psmq_tasks.errors import IdAmbiguous, IdNotFound
-from psmq_tasks.inspection import AsyncInspector, Filter, Inspector, queue_as_dict
+from psmq_tasks.inspection import AsyncInspector, Calls, Filter, Inspector, letters_of, queue_as_dict
 
 
 @pytest.fixture
@@ -356,3 +357,56 @@ def test_the_async_inspector_sees_and_does_the_same(manager, inspector, server_u
 
     asyncio.run(look())
     assert inspector.count_dead() == 0
+
+
+def test_asyncio_programs_mend_the_same_way(server_url, namespace, manager):
+    """Groups, hastening, giving up, changing, exporting and bringing back, awaited."""
+    queue = manager.get_queue("q")
+    app = TaskApp("q", url=server_url, namespace=namespace, secret="0123456789abcdef")
+    app.task(name="shop:order", codec="json")(lambda item: item)
+    sent = app.tasks["shop:order"].delay("tee")
+    queue.get().bury("KeyError: 'tee'")
+    first, second = retry_later(queue), retry_later(queue)
+
+    async def mend():
+        async with AsyncQueueManager(url=server_url, namespace=namespace) as asynchronous:
+            inspector = AsyncInspector(asynchronous)
+            assert [(one.key, one.count) for one in await inspector.group_dead(by="error")] == [("KeyError", 1)]
+            assert (await inspector.hasten(await inspector.resolve_waiting([first[-8:]]))).done == 1
+            assert (await inspector.bury_waiting([("q", second)], "no use")).done == 1
+            assert (await inspector.hasten([("q", second)])).gone == (second,)
+            lines = [line async for line in inspector.export()]
+            assert lines == await inspector.export_ids([("q", sent.id), ("q", second)])
+            await inspector.purge_all()
+            assert await inspector.adopt(list(letters_of(lines))) == 2
+            letter = await inspector.find(sent.id)
+            await inspector.amend(letter, Calls(app.keyring, namespace).change(letter, {"0": "tea"}), redrive=True)
+            assert (await inspector.redrive_all(rate=1000)).done == 1
+
+    asyncio.run(mend())
+    app.close()
+    assert queue.info().ready == 3
+    assert sent.id in [one.message_id for one in queue.get_many(3) if one.data.endswith(b'[["tea"],{}]')]
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("ValueError: no", "ValueError"),
+        ("psmq_tasks.Reject: a: b", "psmq_tasks.Reject"),
+        ("failed at attempt 3: KeyError: 'x'", "KeyError"),
+        ("KeyboardInterrupt", "KeyboardInterrupt"),
+        (
+            "its lease ended at delivery 5 of 5 without an answer",
+            "its lease ended at delivery N of N without an answer",
+        ),
+        ("", ""),
+    ],
+)
+def test_a_letter_has_a_kind_of_error(manager, inspector, reason, kind):
+    """The type, however it died; numbers do not make kinds."""
+    queue = manager.get_queue("q")
+    queue.push(b"x")
+    queue.get().bury(reason or " ")
+    (group,) = inspector.group_dead()
+    assert group.key.strip() == kind
