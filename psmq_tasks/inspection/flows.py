@@ -24,6 +24,7 @@ from psmq_tasks.inspection.records import (
     Traced,
     WaitingRetry,
     dead_task,
+    kind_of,
     queued_message,
     traced,
     waiting_retry,
@@ -40,7 +41,7 @@ T = TypeVar("T")
 #: letters in one page, ids in one redrive: a few ms of the server's time
 PAGE: Final = 100
 #: letters without their histories in one page
-_LIGHT: Final = 250
+_LIGHT: Final = 150
 #: records without their bodies in one page
 _HEADS: Final = 500
 #: digits of a message id
@@ -149,19 +150,34 @@ def dead_page(queue: str, after: DeadLetter | None, *, history: bool = True) -> 
     return page
 
 
-def fitting_page(
-    queue: str, wanted: Filter, after: DeadLetter | None, *, history: bool = True
-) -> Steps[tuple[list[DeadTask], DeadLetter | None]]:
+def letters_page(
+    queue: str, wanted: Filter, after: DeadLetter | None, *, data: bool = False, history: bool = True
+) -> Steps[tuple[list[DeadLetter], DeadLetter | None]]:
     """Those of the next page that fit, and where to go on; None: nothing that fits is left.
 
     Histories are many times the rest: without ``history`` they are read only where the filter looks into them.
     """
     if after is None and wanted.first_ms is not None:
         after = place(queue, wanted.first_ms)
-    page = yield from dead_page(queue, after, history=history or wanted.error is not None)
-    found = [dead_task(letter) for letter in page]
+    history = data or history or wanted.error is not None
+    page: list[DeadLetter] = yield ask(
+        queue, "dead_letters", limit=PAGE if history else _LIGHT, after=after, data=data, history=history
+    )
     past = not page or wanted.is_past(page[-1].buried)
-    return [one for one in found if wanted.fits(one)], None if past else page[-1]
+    return list(filter(fitting(wanted), page)), None if past else page[-1]
+
+
+def fitting(wanted: Filter) -> Callable[[DeadLetter], bool]:
+    """Whether a letter fits; those of one queue are not looked into when all of it is meant."""
+    return (lambda _: True) if wanted.is_empty else (lambda letter: wanted.fits(dead_task(letter)))
+
+
+def fitting_page(
+    queue: str, wanted: Filter, after: DeadLetter | None
+) -> Steps[tuple[list[DeadTask], DeadLetter | None]]:
+    """The same, read."""
+    page, after = yield from letters_page(queue, wanted, after)
+    return list(map(dead_task, page)), after
 
 
 def newest_dead(wanted: Filter, limit: int) -> Steps[Listing[DeadTask]]:
@@ -311,7 +327,7 @@ def count_dead(wanted: Filter) -> Steps[int]:
         after: DeadLetter | None = None
         more = True
         while more:
-            page, after = yield from fitting_page(name, wanted, after, history=False)
+            page, after = yield from letters_page(name, wanted, after, history=False)
             total += len(page)
             more = after is not None
     return total
@@ -319,36 +335,32 @@ def count_dead(wanted: Filter) -> Steps[int]:
 
 def group_dead(wanted: Filter, by: Key) -> Steps[list[Group]]:
     """How many fit of each error, task, queue or reason, the most first; beyond a thousand kinds: one "(others)"."""
-    found: dict[str, Group] = {}
+    counts: dict[str, int] = {}
+    newest: dict[str, DeadLetter] = {}
     for name in (yield from names(wanted.queue)):
         after: DeadLetter | None = None
         more = True
         while more:
-            page, after = yield from fitting_page(name, wanted, after, history=False)
-            for one in page:
-                key: str = getattr(one, by)
-                group = found.get(key)
-                if group is None and len(found) >= _MOST_GROUPS:
+            page, after = yield from letters_page(name, wanted, after, history=False)
+            for letter in page:
+                key = _key(letter, by)
+                if key not in counts and len(counts) >= _MOST_GROUPS:
                     key = "(others)"
-                    group = found.get(key)
-                if group is None:
-                    found[key] = Group(key, 1, one.buried, one)
-                else:
-                    last = one if one.buried >= group.newest else group.example
-                    found[key] = Group(key, group.count + 1, last.buried, last)
+                counts[key] = counts.get(key, 0) + 1
+                if key not in newest or letter.buried >= newest[key].buried:
+                    newest[key] = letter
             more = after is not None
-    return sorted(found.values(), key=lambda group: (-group.count, group.key))
+    examples = {key: dead_task(letter) for key, letter in newest.items()}
+    groups = [Group(key, count, examples[key].buried, examples[key]) for key, count in counts.items()]
+    return sorted(groups, key=lambda group: (-group.count, group.key))
 
 
-def whole_page(
-    queue: str, wanted: Filter, after: DeadLetter | None
-) -> Steps[tuple[list[DeadLetter], DeadLetter | None]]:
-    """As ``fitting_page``, with their data, as the server has them."""
-    if after is None and wanted.first_ms is not None:
-        after = place(queue, wanted.first_ms)
-    page: list[DeadLetter] = yield ask(queue, "dead_letters", limit=PAGE, after=after, data=True)
-    past = not page or wanted.is_past(page[-1].buried)
-    return [letter for letter in page if wanted.fits(dead_task(letter))], None if past else page[-1]
+def _key(letter: DeadLetter, by: Key) -> str:
+    if by == "error":
+        return kind_of(letter.reason)
+    if by == "reason":
+        return letter.reason
+    return letter.message.queue_name if by == "queue" else dead_task(letter).task
 
 
 def whole_letters(chosen: Sequence[tuple[str, str]]) -> Steps[list[DeadLetter]]:
@@ -452,7 +464,7 @@ def mend_fitting(
     What dies again meanwhile queues behind what was there: each queue's walk ends with what had died when it began.
     """
     total, missing, touched = 0, [], []
-    pace = Pace(rate)
+    pace, fits = Pace(rate), fitting(wanted)
     for name in (yield from names(wanted.queue)):
         info: QueueInfo = yield ask("", "queue_info", name=name)
         there, after, before = info.dead, None, total
@@ -463,7 +475,7 @@ def mend_fitting(
             if not page:
                 break
             after = page[-1]
-            ids = [letter.message.message_id for letter in page[:there] if wanted.fits(dead_task(letter))]
+            ids = [letter.message.message_id for letter in filter(fits, page[:there])]
             there = 0 if wanted.is_past(after.buried) else there - len(page)
             ids = ids if limit is None else ids[: limit - total]
             for start in range(0, len(ids), pace.slice):

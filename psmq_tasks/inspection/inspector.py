@@ -151,7 +151,7 @@ class Inspector:
             after: DeadLetter | None = None
             more = True
             while more:
-                page, after = self._drive(flows.whole_page(name, wanted, after))
+                page, after = self._drive(flows.letters_page(name, wanted, after, data=True))
                 for letter in page:
                     yield line_of(letter)
                 more = after is not None
@@ -296,7 +296,7 @@ class AsyncInspector:
             after: DeadLetter | None = None
             more = True
             while more:
-                page, after = await self._drive(flows.whole_page(name, wanted, after))
+                page, after = await self._drive(flows.letters_page(name, wanted, after, data=True))
                 for letter in page:
                     yield line_of(letter)
                 more = after is not None

@@ -118,9 +118,8 @@ class DeadTask(_Seen):
 
     @property
     def error(self) -> str:
-        """Its kind of error, by the reason: the type; where there is none, its words with numbers left out."""
-        raised = _RAISED.match(self.reason)
-        return raised[1] if raised else _NUMBER.sub("N", self.reason.partition(":")[0])
+        """Its kind of error."""
+        return kind_of(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +304,12 @@ def _time(milliseconds: int) -> datetime | None:
 
 
 # --- to what people and programs read
+
+
+def kind_of(reason: str) -> str:
+    """The type of the error in a reason; where there is none, its words with numbers left out."""
+    raised = _RAISED.match(reason)
+    return raised[1] if raised else _NUMBER.sub("N", reason.partition(":")[0])
 
 
 def text_of(data: bytes) -> str | None:
