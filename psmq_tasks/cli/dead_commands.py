@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -90,7 +91,7 @@ def list_dead(place: Place, *, wanted: Filter, group_by: Key | None, limit: int,
             _show_groups(groups, group_by, as_json=as_json)
             return
         if limit:
-            with looking():
+            with contextlib.nullcontext() if wanted.is_empty else looking():  # without filters it is quick
                 listing = inspector.newest_dead(wanted, limit + skip)
             found: Iterable[DeadTask] = listing.items[: len(listing.items) - skip] if skip else listing.items
             total: int | None = listing.total
