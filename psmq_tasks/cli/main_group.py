@@ -33,22 +33,12 @@ def psmq() -> None:
     """Look into psmq's queues, and mend what went wrong."""
 
 
-for _command in (
-    queues,
-    peek,
-    retries,
-    dead,
-    pause,
-    resume,
-    server,
-    torture,
-    push,
-    get,
-    purge,
-    configure,
-    delete_queue,
-    trace,
-):
+_COMMANDS = (
+    *(queues, peek, retries, dead, trace),
+    *(push, get, pause, resume, purge, configure, delete_queue),
+    *(server, torture),
+)
+for _command in _COMMANDS:
     psmq.add_command(_command)
 
 
