@@ -13,6 +13,7 @@ from psmq.manager import AsyncQueueManager, QueueManager
 from psmq.message import DeadLetter, MessageRecord, QueueInfo, id_random, id_time
 from psmq.queue import Message, Queue
 from psmq.settlement import Bury, Delete, Release, Settlement
+from psmq.stats import QueueStats
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "QueueConfig",
     "QueueInfo",
     "QueueManager",
+    "QueueStats",
     "Release",
     "Settlement",
     "draw_randoms",

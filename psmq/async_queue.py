@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from psmq.connection import AsyncChannel, AsyncLink
     from psmq.message import DeadLetter, MessageRecord, QueueInfo
+    from psmq.stats import QueueStats
 
 __all__ = ["AsyncMessage", "AsyncQueue"]
 
@@ -260,6 +261,11 @@ class AsyncQueue(QueueFlows):
     async def info(self) -> QueueInfo:
         """Counts, ages, counters and settings."""
         found: QueueInfo = await self._run(commands.info(self._address))
+        return found
+
+    async def stats(self, minutes: int = 5) -> QueueStats:
+        """What was done in the last whole ``minutes`` (1 … 480) and the one that runs: counts, rates, percentiles."""
+        found: QueueStats = await self._run(commands.stats_of(self._address, minutes))
         return found
 
     async def pause(self) -> None:

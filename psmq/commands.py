@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar, cast
 
-from psmq import errors
+from psmq import errors, stats
 from psmq.config import QueueConfig, check_name, integer, milliseconds
 from psmq.library import NAME
 from psmq.message import DeadLetter, MessageRecord, QueueInfo, instant, pack_metadata
@@ -416,6 +416,12 @@ def info(address: Address) -> Command[QueueInfo]:
         )
 
     return Command("info", address, (), parse, numbered=False)
+
+
+def stats_of(address: Address, minutes: int) -> Command[stats.QueueStats]:
+    """What was done in the minute that runs and the whole ones before it."""
+    wanted = integer("minutes", minutes, 1, stats.MOST_MINUTES)
+    return Command("stats", address, (wanted,), lambda reply: stats.read(address.name, wanted, reply), numbered=False)
 
 
 # --- mending

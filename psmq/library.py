@@ -23,6 +23,7 @@ ORDER: Final = (
     "clock",
     "entries",
     "batch",
+    "rollups",
     "calls",
     "dead",
     "moving",

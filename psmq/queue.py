@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from psmq.connection import Channel, Link
     from psmq.message import DeadLetter, MessageRecord, QueueInfo
+    from psmq.stats import QueueStats
 
 __all__ = ["Message", "Queue"]
 
@@ -255,6 +256,11 @@ class Queue(QueueFlows):
     def info(self) -> QueueInfo:
         """Counts, ages, counters and settings."""
         found: QueueInfo = self._run(commands.info(self._address))
+        return found
+
+    def stats(self, minutes: int = 5) -> QueueStats:
+        """What was done in the last whole ``minutes`` (1 … 480) and the one that runs: counts, rates, percentiles."""
+        found: QueueStats = self._run(commands.stats_of(self._address, minutes))
         return found
 
     def pause(self) -> None:

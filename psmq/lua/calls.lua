@@ -3,7 +3,7 @@
 local calls = {}
 
 -- Revision of this library; a client that is newer replaces it. Raised by every change of these files.
-calls.revision = 1
+calls.revision = 2
 -- Layout of the data; a queue written by a newer one is refused.
 calls.layout = 1
 
@@ -17,7 +17,7 @@ calls.longest_wait = 2000
 local names = {
     'layout', 'deleting', 'clock', 'paused', 'seen', 'offset', 'grace', 'last_id', 'received', 'largest',
     'visibility_timeout', 'max_retrievals', 'on_expiry', 'delay', 'ttl', 'max_size', 'max_length',
-    'deduplication_window',
+    'deduplication_window', 'minute',
 }
 local numbers = {
     'received', 'largest', 'last_id', 'grace', 'visibility_timeout', 'max_retrievals', 'delay', 'ttl', 'max_size',
@@ -65,7 +65,7 @@ function calls.open(ks, argv)
     end
     return {
         k = keys.of(base), queue = queue, now = moment.now, time = moment.time, micros = moment.micros,
-        offset = moment.offset, grace = grace, writes = batch.new(), counters = {},
+        offset = moment.offset, grace = grace, writes = batch.new(), counters = {}, tally = {},
     }
 end
 
@@ -78,6 +78,7 @@ end
 function calls.close(call, fields)
     batch.flush(call.writes)
     fields = fields or {}
+    rollups.keep(call, fields)
     fields[#fields + 1] = 'seen'
     fields[#fields + 1] = entries.integer(call.time)
     if call.offset > 0 then

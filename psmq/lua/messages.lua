@@ -50,6 +50,7 @@ local function lease(call, taken, ends, worker, reply)
         if entry.first == 0 then
             entry.first = call.now
         end
+        entry.g = call.now > entry.first and call.now - entry.first or nil
         entry.w = worker
         local options = entries.options(entry)
         batch.put(writes, 'ZADD', k.leased, ends, message.id)
@@ -57,6 +58,7 @@ local function lease(call, taken, ends, worker, reply)
         show(reply, message.id, entry, options, message.value)
         ids[index] = message.id
     end
+    rollups.delivered(call, taken)
     return receipt, ids
 end
 
@@ -171,6 +173,7 @@ function messages.pop(ks, argv)
         show(reply, id, entry, options, message.value)
         answer = string.format('p;%s %d %.0f %s;', id, entry.count, entry.first, options) .. message.value
         calls.count(call, 'popped', 1)
+        rollups.delivered(call, { message })
         fields = { 'received', entries.integer(call.queue.received + 1) }
     end
     calls.finish(call, answer, fields, true)

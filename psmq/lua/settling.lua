@@ -41,6 +41,7 @@ end
 -- Deletes what may be deleted: the latest receipt, wherever the message is by now.
 local function delete(call, items)
     local k, writes, leased = call.k, call.writes, {}
+    rollups.ran(call, items)
     for _, item in ipairs(items) do
         leased[#leased + 1] = item.id
         batch.drop(writes, 'HDEL', k.messages, item.id)
@@ -139,6 +140,10 @@ function settling.settle(call, items)
                 words[index] = 'stale'
             else
                 seen[item.id] = true
+                if item.verb == 'b' or item.options.u ~= 1 then
+                    item.state = state
+                    rollups.ran(call, { item })
+                end
                 batch.drop(writes, 'ZREM', leased and k.leased or k.ready, item.id)
                 if not leased then
                     batch.drop(writes, 'ZREM', k.suspects, item.id)
