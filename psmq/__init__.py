@@ -9,6 +9,7 @@ from psmq.commands import Delivered, NewMessage, draw_randoms
 from psmq.config import QueueConfig
 from psmq.consumer import Consumer
 from psmq.errors import PsmqError
+from psmq.findings import Finding
 from psmq.manager import AsyncQueueManager, QueueManager
 from psmq.message import DeadLetter, MessageRecord, QueueInfo, id_random, id_time
 from psmq.queue import Message, Queue
@@ -26,6 +27,7 @@ __all__ = [
     "DeadLetter",
     "Delete",
     "Delivered",
+    "Finding",
     "Message",
     "MessageRecord",
     "NewMessage",

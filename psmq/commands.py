@@ -424,6 +424,16 @@ def stats_of(address: Address, minutes: int) -> Command[stats.QueueStats]:
     return Command("stats", address, (wanted,), lambda reply: stats.read(address.name, wanted, reply), numbered=False)
 
 
+def audit(address: Address, part: str, cursor: str) -> Command[tuple[str, list[tuple[str, Any]]]]:
+    """One page of a recount. → the next cursor, "0" at the end; (problem, id) …, or (name, number) … of the totals"""
+
+    def parse(reply: Any) -> tuple[str, list[tuple[str, Any]]]:
+        words = [word.decode("utf-8", "replace") if isinstance(word, bytes) else word for word in reply]
+        return words[0], list(zip(words[1::2], words[2::2], strict=True))
+
+    return Command("audit", address, (part, cursor), parse, numbered=False)
+
+
 # --- mending
 
 

@@ -33,6 +33,7 @@ ORDER: Final = (
     "messages",
     "reading",
     "queues",
+    "auditing",
     "psmq_library",
 )
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from psmq import commands, server
+from psmq import commands, doctor, findings, server
 from psmq.async_queue import AsyncQueue
 from psmq.commands import Address
 from psmq.config import QueueConfig, check_name, milliseconds
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from psmq.findings import Finding
     from psmq.message import QueueInfo
 
 __all__ = ["AsyncQueueManager", "QueueManager"]
@@ -206,6 +207,17 @@ class QueueManager(_Manager):
         """An existing queue; QueueNotFound when there is none."""
         return Queue(self._address(name), self.queue_info(name).config, self._link)
 
+    def diagnose(self) -> list[Finding]:
+        """Is the server set up to keep messages, and are the queues well? Reads only, within milliseconds."""
+        names = self.list_queues()
+        found: list[Finding] = self._drive(doctor.examine(self.namespace, names, ours=self.db_dir is not None))
+        return found
+
+    def audit(self, name: str) -> list[Finding]:
+        """Recount a queue's books in small pages, under whatever traffic. QueueNotFound when there is none."""
+        found: list[Finding] = self._drive(findings.audit(self._address(name)))
+        return found
+
     def consumer(self) -> Consumer:
         """A connection of one's own that exchanges and waits on any of the queues; for workers."""
         return Consumer(self._link.channel())
@@ -292,6 +304,17 @@ class AsyncQueueManager(_Manager):
     async def find_queue(self, name: str) -> AsyncQueue:
         """An existing queue; QueueNotFound when there is none."""
         return AsyncQueue(self._address(name), (await self.queue_info(name)).config, self._link)
+
+    async def diagnose(self) -> list[Finding]:
+        """Is the server set up to keep messages, and are the queues well? Reads only, within milliseconds."""
+        names = await self.list_queues()
+        found: list[Finding] = await self._drive(doctor.examine(self.namespace, names, ours=self.db_dir is not None))
+        return found
+
+    async def audit(self, name: str) -> list[Finding]:
+        """Recount a queue's books in small pages, under whatever traffic. QueueNotFound when there is none."""
+        found: list[Finding] = await self._drive(findings.audit(self._address(name)))
+        return found
 
     async def close(self) -> None:
         """Close idle connections. The manager can be used again."""

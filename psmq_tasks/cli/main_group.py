@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from psmq_tasks.cli.dead_commands import dead
+from psmq_tasks.cli.doctor_command import doctor
 from psmq_tasks.cli.queue_commands import pause, peek, queues, resume
 from psmq_tasks.cli.retry_commands import retries
 from psmq_tasks.cli.running import Group, version_option
@@ -28,7 +29,7 @@ def psmq() -> None:
     """Look into psmq's queues, and mend what went wrong."""
 
 
-for _command in (queues, peek, retries, dead, pause, resume, server):
+for _command in (queues, peek, retries, dead, pause, resume, doctor, server):
     psmq.add_command(_command)
 
 

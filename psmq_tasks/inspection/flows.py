@@ -10,9 +10,9 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from psmq import DeadLetter, MessageRecord
+from psmq import DeadLetter, Finding, MessageRecord
 from psmq.errors import MessageNotFound, QueueNotFound
-from psmq_tasks.errors import IdAmbiguous, IdNotFound
+from psmq_tasks.errors import ForgedPayload, IdAmbiguous, IdNotFound, UnsignedPayload
 from psmq_tasks.inspection.records import (
     DeadTask,
     Filter,
@@ -40,6 +40,8 @@ _HEADS: Final = 500
 _ID_LENGTH: Final = 22
 #: candidates shown for an ambiguous id
 _MOST_CANDIDATES: Final = 8
+#: how reasons of what was buried unread begin where its signature was missing or another's
+_NOT_OURS: Final = (f"{UnsignedPayload.__name__}:", f"{ForgedPayload.__name__}:")
 
 
 class Ask(NamedTuple):
@@ -78,6 +80,31 @@ def queues() -> Steps[list[QueueInfo]]:
             found.append((yield ask("", "queue_info", name=name)))
         except QueueNotFound:
             continue  # deleted since it was listed
+    return found
+
+
+def diagnose() -> Steps[list[Finding]]:
+    """The server's set-up, its queues, and what came without a signature that is ours."""
+    found: list[Finding] = yield ask("", "diagnose")
+    for name in (yield from names(None)):
+        try:
+            latest = yield from newest_dead(Filter(queue=name), PAGE)
+        except QueueNotFound:
+            continue
+        unsigned = sum(one.reason.startswith(_NOT_OURS) for one in latest.items)
+        if unsigned:
+            message = (
+                f"{unsigned} of its last {len(latest.items)} dead letters carry no signature that its workers accept"
+            )
+            fix = "give senders and workers the same PSMQ_SECRET; if no sender of yours: who else may push here?"
+            found.append(Finding("problem", f"queue {name}", message, fix))
+    return found
+
+
+def audit(queue: str) -> Steps[list[Finding]]:
+    """A second count of its books."""
+    yield from names(queue)
+    found: list[Finding] = yield ask("", "audit", name=queue)
     return found
 
 

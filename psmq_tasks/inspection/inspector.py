@@ -12,7 +12,7 @@ from psmq_tasks.inspection.records import Filter, dead_task
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 
-    from psmq import AsyncQueue, AsyncQueueManager, DeadLetter, Queue, QueueInfo, QueueManager
+    from psmq import AsyncQueue, AsyncQueueManager, DeadLetter, Finding, Queue, QueueInfo, QueueManager
     from psmq_tasks.inspection.flows import Ask
     from psmq_tasks.inspection.records import DeadTask, Listing, Mended, QueuedMessage, WaitingRetry
 
@@ -61,6 +61,14 @@ class Inspector:
     def queues(self) -> list[QueueInfo]:
         """Every queue's counts, ages, counters and settings, by name."""
         return self._drive(flows.queues())
+
+    def diagnose(self) -> list[Finding]:
+        """Is the server set up to keep messages, are the queues well, are calls signed? Reads only."""
+        return self._drive(flows.diagnose())
+
+    def audit(self, queue: str) -> list[Finding]:
+        """Recount a queue's books, page by page."""
+        return self._drive(flows.audit(queue))
 
     def messages(self, queue: str, state: str = "ready", limit: int = 10) -> list[QueuedMessage]:
         """The first messages that are ready, delayed, leased or dead, in their order; nothing changes."""
@@ -152,6 +160,14 @@ class AsyncInspector:
     async def queues(self) -> list[QueueInfo]:
         """Every queue's counts, ages, counters and settings, by name."""
         return await self._drive(flows.queues())
+
+    async def diagnose(self) -> list[Finding]:
+        """Is the server set up to keep messages, are the queues well, are calls signed? Reads only."""
+        return await self._drive(flows.diagnose())
+
+    async def audit(self, queue: str) -> list[Finding]:
+        """Recount a queue's books, page by page."""
+        return await self._drive(flows.audit(queue))
 
     async def messages(self, queue: str, state: str = "ready", limit: int = 10) -> list[QueuedMessage]:
         """The first messages that are ready, delayed, leased or dead, in their order; nothing changes."""
