@@ -413,6 +413,7 @@ def info(address: Address) -> Command[QueueInfo]:
             next_due=None if reply[6] < 0 else reply[6] / 1000,
             counters={name: int(stored.get(name, 0)) for name in COUNTERS},
             config=QueueConfig.from_wire(stored),
+            paused_since=instant(int(stored["paused"])) if stored.get("paused", "").isdigit() else None,
         )
 
     return Command("info", address, (), parse, numbered=False)
@@ -514,6 +515,40 @@ def unregister(namespace: str, names: Sequence[str]) -> Plain[int]:
 
 def registered(namespace: str) -> Plain[list[str]]:
     return Plain(("SMEMBERS", registry(namespace)), lambda reply: sorted(_texts(reply)))
+
+
+def _workers(namespace: str) -> str:
+    """The set of ids of workers: a hint; the note of each, which expires, is the truth."""
+    return f"{namespace}:workers"
+
+
+def _worker(namespace: str, worker_id: str) -> str:
+    return f"{namespace}:worker:{worker_id}"
+
+
+def note_worker(namespace: str, worker_id: str, note: bytes, seconds: float) -> Plain[bool]:
+    """What a worker says of itself, kept for so long."""
+    return Plain(("SET", _worker(namespace, worker_id), note, "PX", round(seconds * 1000)), bool)
+
+
+def read_worker(namespace: str, worker_id: str) -> Plain[bytes | None]:
+    return Plain(("GET", _worker(namespace, worker_id)), _bytes)
+
+
+def forget_worker(namespace: str, worker_id: str) -> Plain[int]:
+    return Plain(("DEL", _worker(namespace, worker_id)), int)
+
+
+def list_worker(namespace: str, worker_id: str) -> Plain[int]:
+    return Plain(("SADD", _workers(namespace), worker_id), int)
+
+
+def unlist_workers(namespace: str, worker_ids: Sequence[str]) -> Plain[int]:
+    return Plain(("SREM", _workers(namespace), *worker_ids), int)
+
+
+def listed_workers(namespace: str) -> Plain[list[str]]:
+    return Plain(("SMEMBERS", _workers(namespace)), lambda reply: sorted(_texts(reply)))
 
 
 def exists(address: Address) -> Plain[bool]:

@@ -135,6 +135,27 @@ class _Manager:
             yield commands.unregister(self.namespace, gone)
         return [name for name in names if name not in gone]
 
+    def _notes(self, worker_id: str, note: bytes, seconds: float) -> Generator[Any, Any, None]:
+        yield commands.note_worker(self.namespace, worker_id, note, seconds)
+        yield commands.list_worker(self.namespace, worker_id)
+
+    def _reads_notes(self) -> Generator[Any, Any, dict[str, bytes]]:
+        found, gone = {}, []
+        for worker_id in (yield commands.listed_workers(self.namespace)):
+            note = yield commands.read_worker(self.namespace, worker_id)
+            if note is None:
+                gone.append(worker_id)
+            else:
+                found[worker_id] = note
+        if gone:
+            with contextlib.suppress(PsmqError):  # a replica, or no right to write: they stay listed
+                yield commands.unlist_workers(self.namespace, gone)
+        return found
+
+    def _forgets(self, worker_id: str) -> Generator[Any, Any, None]:
+        yield commands.forget_worker(self.namespace, worker_id)
+        yield commands.unlist_workers(self.namespace, [worker_id])
+
 
 class QueueManager(_Manager):
     """A server and its queues, for programs with threads.
@@ -206,6 +227,19 @@ class QueueManager(_Manager):
     def find_queue(self, name: str) -> Queue:
         """An existing queue; QueueNotFound when there is none."""
         return Queue(self._address(name), self.queue_info(name).config, self._link)
+
+    def note_worker(self, worker_id: str, note: bytes, *, seconds: float) -> None:
+        """Keep what a worker says of itself for so long; it says it again before that, or it is gone."""
+        self._drive(self._notes(worker_id, note, seconds))
+
+    def worker_notes(self) -> dict[str, bytes]:
+        """What living workers said of themselves last, by id."""
+        notes: dict[str, bytes] = self._drive(self._reads_notes())
+        return notes
+
+    def forget_worker(self, worker_id: str) -> None:
+        """A worker that ends takes its note along."""
+        self._drive(self._forgets(worker_id))
 
     def diagnose(self) -> list[Finding]:
         """Is the server set up to keep messages, and are the queues well? Reads only, within milliseconds."""
@@ -304,6 +338,19 @@ class AsyncQueueManager(_Manager):
     async def find_queue(self, name: str) -> AsyncQueue:
         """An existing queue; QueueNotFound when there is none."""
         return AsyncQueue(self._address(name), (await self.queue_info(name)).config, self._link)
+
+    async def note_worker(self, worker_id: str, note: bytes, *, seconds: float) -> None:
+        """Keep what a worker says of itself for so long; it says it again before that, or it is gone."""
+        await self._drive(self._notes(worker_id, note, seconds))
+
+    async def worker_notes(self) -> dict[str, bytes]:
+        """What living workers said of themselves last, by id."""
+        notes: dict[str, bytes] = await self._drive(self._reads_notes())
+        return notes
+
+    async def forget_worker(self, worker_id: str) -> None:
+        """A worker that ends takes its note along."""
+        await self._drive(self._forgets(worker_id))
 
     async def diagnose(self) -> list[Finding]:
         """Is the server set up to keep messages, and are the queues well? Reads only, within milliseconds."""

@@ -169,6 +169,8 @@ class QueueInfo:
     #: since creation: sent received deleted popped released buried redriven expired purged …
     counters: dict[str, int]
     config: QueueConfig
+    #: by the server's clock; None: it is not paused
+    paused_since: datetime | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``: the same with plain values."""
@@ -179,6 +181,7 @@ class QueueInfo:
             "leased": self.leased,
             "dead": self.dead,
             "paused": self.paused,
+            "paused_since": self.paused_since and self.paused_since.isoformat(),
             "consumers": self.consumers,
             "oldest_ready": self.oldest_ready,
             "next_due": self.next_due,

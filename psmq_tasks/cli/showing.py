@@ -28,9 +28,9 @@ class Column(NamedTuple):
     gives: Literal["", "start", "end"] = ""
 
 
-def print_json(document: Any) -> None:
-    """One document, indented on a terminal."""
-    click.echo(json.dumps(document, indent=2 if sys.stdout.isatty() else None))
+def print_json(document: Any, *, line: bool = False) -> None:
+    """One document, indented on a terminal; ``line``: one of many, each on a line."""
+    click.echo(json.dumps(document, indent=2 if sys.stdout.isatty() and not line else None))
 
 
 def draw(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:

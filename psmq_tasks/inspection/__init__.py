@@ -5,6 +5,7 @@ Nothing is unpickled here: a call is known by the metadata its sender wrote, whi
 
 from psmq_tasks.inspection.inspector import AsyncInspector, Inspector
 from psmq_tasks.inspection.records import DeadTask, Filter, Listing, Mended, QueuedMessage, WaitingRetry, queue_as_dict
+from psmq_tasks.inspection.workers import Running, Worker
 
 __all__ = [
     "AsyncInspector",
@@ -14,6 +15,8 @@ __all__ = [
     "Listing",
     "Mended",
     "QueuedMessage",
+    "Running",
     "WaitingRetry",
+    "Worker",
     "queue_as_dict",
 ]

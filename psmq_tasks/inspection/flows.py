@@ -24,11 +24,13 @@ from psmq_tasks.inspection.records import (
     queued_message,
     waiting_retry,
 )
+from psmq_tasks.inspection.workers import read_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from psmq import Message, QueueInfo
+    from psmq import Message, QueueInfo, QueueStats
+    from psmq_tasks.inspection.workers import Worker
 
 T = TypeVar("T")
 
@@ -81,6 +83,24 @@ def queues() -> Steps[list[QueueInfo]]:
         except QueueNotFound:
             continue  # deleted since it was listed
     return found
+
+
+def stats(queue: str | None, minutes: int) -> Steps[list[QueueStats]]:
+    """What was done lately."""
+    found = []
+    for name in (yield from names(queue)):
+        try:
+            found.append((yield ask(name, "stats", minutes=minutes)))
+        except QueueNotFound:
+            continue
+    return found
+
+
+def workers() -> Steps[list[Worker]]:
+    """Who said so within the last seconds; notes that are not ours are left out."""
+    notes: dict[str, bytes] = yield ask("", "worker_notes")
+    found = [worker for worker_id, note in notes.items() if (worker := read_worker(worker_id, note))]
+    return sorted(found, key=lambda worker: (worker.host, worker.pid))
 
 
 def diagnose() -> Steps[list[Finding]]:

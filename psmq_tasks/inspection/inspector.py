@@ -12,9 +12,10 @@ from psmq_tasks.inspection.records import Filter, dead_task
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 
-    from psmq import AsyncQueue, AsyncQueueManager, DeadLetter, Finding, Queue, QueueInfo, QueueManager
+    from psmq import AsyncQueue, AsyncQueueManager, DeadLetter, Finding, Queue, QueueInfo, QueueManager, QueueStats
     from psmq_tasks.inspection.flows import Ask
     from psmq_tasks.inspection.records import DeadTask, Listing, Mended, QueuedMessage, WaitingRetry
+    from psmq_tasks.inspection.workers import Worker
 
 __all__ = ["AsyncInspector", "Inspector"]
 
@@ -61,6 +62,14 @@ class Inspector:
     def queues(self) -> list[QueueInfo]:
         """Every queue's counts, ages, counters and settings, by name."""
         return self._drive(flows.queues())
+
+    def stats(self, queue: str | None = None, minutes: int = 5) -> list[QueueStats]:
+        """What a queue, or each, did in the last whole ``minutes`` (1 … 480) and the one that runs."""
+        return self._drive(flows.stats(queue, minutes))
+
+    def workers(self) -> list[Worker]:
+        """The workers that are there, by host and pid."""
+        return self._drive(flows.workers())
 
     def diagnose(self) -> list[Finding]:
         """Is the server set up to keep messages, are the queues well, are calls signed? Reads only."""
@@ -160,6 +169,14 @@ class AsyncInspector:
     async def queues(self) -> list[QueueInfo]:
         """Every queue's counts, ages, counters and settings, by name."""
         return await self._drive(flows.queues())
+
+    async def stats(self, queue: str | None = None, minutes: int = 5) -> list[QueueStats]:
+        """What a queue, or each, did in the last whole ``minutes`` (1 … 480) and the one that runs."""
+        return await self._drive(flows.stats(queue, minutes))
+
+    async def workers(self) -> list[Worker]:
+        """The workers that are there, by host and pid."""
+        return await self._drive(flows.workers())
 
     async def diagnose(self) -> list[Finding]:
         """Is the server set up to keep messages, are the queues well, are calls signed? Reads only."""
