@@ -237,7 +237,7 @@ def _queue(address: Address) -> Steps:
         message = f"paused, and {info.ready} messages wait"
         found.append(Finding("advice", subject, message, f"psmq resume {address.name}"))
     if info.dead:
-        fix = f"psmq dead list --queue {address.name} --group-by error"
+        fix = f"psmq dead list --queue {address.name}"
         found.append(Finding("advice", subject, f"{info.dead} dead letters", fix))
     largest = yield Plain(("HGET", address.base, "largest"), lambda reply: int(reply or 0))
     if largest > _LARGE:

@@ -50,7 +50,7 @@ def doctor(place: Place, *, server_url: str | None, audit: str | None, as_json: 
 def _show(finding: Finding) -> None:
     mark = _MARKS[finding.level].ljust(7)
     if finding.level != "fine":
-        mark = click.style(mark, fg="red" if finding.level == "problem" else "yellow", bold=True)
+        mark = click.style(mark, fg="red" if finding.level == "problem" else None, bold=True)
     click.echo(f"{mark}  {printable(finding.subject)}: {printable(finding.message)}")
     if finding.fix:
         click.echo(f"{'':9}→ {printable(finding.fix)}")

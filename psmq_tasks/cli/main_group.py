@@ -11,6 +11,7 @@ from psmq_tasks.cli.retry_commands import retries
 from psmq_tasks.cli.running import Group, version_option
 from psmq_tasks.cli.sentinel_commands import check, sentinel
 from psmq_tasks.cli.server_commands import server
+from psmq_tasks.cli.top_command import top
 from psmq_tasks.cli.watch_commands import stats, workers
 
 __all__ = ["psmq"]
@@ -31,7 +32,7 @@ def psmq() -> None:
     """Look into psmq's queues, and mend what went wrong."""
 
 
-for _command in (queues, workers, stats, peek, retries, dead, pause, resume, check, sentinel, doctor, server):
+for _command in (queues, workers, stats, top, peek, retries, dead, pause, resume, check, sentinel, doctor, server):
     psmq.add_command(_command)
 
 

@@ -41,7 +41,7 @@ def test_what_is_not_there_is_said_in_one_line(run):
     assert "no queue 'nope'" in run("check", "nope: ready > 5", code=4).stderr
     assert "no rule is given" in run("check", code=2).stderr
     assert "write dead_rate > 5/min" in run("check", "dead_rate > 5", code=2).stderr
-    for words in (["workers"], ["stats"], ["check", "ready > 5"], ["sentinel", "ready > 5"]):
+    for words in (["workers"], ["stats"], ["check", "ready > 5"], ["sentinel", "ready > 5"], ["top"]):
         result = run_psmq(*words, "-u", "unix:///nonexistent/socket", code=3)
         assert len(result.stderr.splitlines()) == 1
 
