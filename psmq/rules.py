@@ -6,6 +6,7 @@ samples queues (``psmq check``, ``psmq sentinel``, the sentinel beside an embedd
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import re
 import tomllib
@@ -13,16 +14,17 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from psmq.errors import InvalidOption
+from psmq.errors import InvalidOption, QueueNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from psmq.manager import QueueManager
     from psmq.message import QueueInfo
     from psmq.stats import QueueStats
 
-__all__ = ["Alert", "Rule", "Sample", "Watch", "firing", "read_rules_file", "rules_of"]
+__all__ = ["Alert", "Rule", "Sample", "Watch", "firing", "read_rules_file", "rules_of", "take_samples"]
 
 _NUMBER: Final = r"(\d+(?:\.\d+)?)"
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -38,6 +40,15 @@ class Sample(NamedTuple):
 
     info: QueueInfo
     stats: QueueStats
+
+
+def take_samples(manager: QueueManager) -> list[Sample]:
+    """Every queue of a server."""
+    samples = []
+    for name in manager.list_queues():
+        with contextlib.suppress(QueueNotFound):  # deleted meanwhile
+            samples.append(Sample(manager.queue_info(name), manager.find_queue(name).stats(1)))
+    return samples
 
 
 def _rate(what: str) -> Callable[[Sample], float]:

@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING
 from psmq import server_process
 from psmq.data_folder import DataFolder
 from psmq.errors import PsmqError, ServerUnreachable, ServerUnsuitable
-from psmq.rules import Alert, Rule, Sample, Watch, rules_of
+from psmq.rules import Alert, Rule, Watch, rules_of, take_samples
 from psmq.server import DURABILITIES, linger
 from psmq.server_keeper import Keeper, Stopping, log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from psmq.manager import QueueManager
     from psmq.message import QueueInfo
 
 #: between two looks at the queues
@@ -84,17 +83,6 @@ def _changes(before: Notice, now: Notice, info: QueueInfo) -> Iterable[str]:
         yield "no message waits for long any more"
     if before.unserved and not now.unserved:
         yield "it is served again"
-
-
-def take_samples(manager: QueueManager) -> list[Sample]:
-    """Every queue as it is now, and what it did in the last minute or two."""
-    from psmq.errors import QueueNotFound
-
-    samples = []
-    for name in manager.list_queues():
-        with contextlib.suppress(QueueNotFound):  # deleted meanwhile
-            samples.append(Sample(manager.queue_info(name), manager.find_queue(name).stats(1)))
-    return samples
 
 
 def tell(alert: Alert, command: str | None) -> str | None:

@@ -59,8 +59,7 @@ def check(place: Place, *, rules: tuple[str, ...], path: Path | None, as_json: b
     failed_rate and push_rate (…/min, over the last minute or two). no workers: nobody has asked for messages within
     the last minute; unserved: nor does anybody come for those that wait. PSMQ_RULES separates rules by semicolons.
     """
-    from psmq.rules import firing
-    from psmq.sentinel import take_samples
+    from psmq.rules import firing, take_samples
 
     wanted, _ = _rules(rules, path)
     with place.manager() as manager:
@@ -97,8 +96,8 @@ def sentinel(
     gets: {"queue", "rule", "firing", "value", "message"}. A server that is away is waited for. Beside an embedded
     server the same runs by itself, with the rules in PSMQ_RULES.
     """
-    from psmq.rules import Watch
-    from psmq.sentinel import take_samples, tell
+    from psmq.rules import Watch, take_samples
+    from psmq.sentinel import tell
 
     wanted, from_file = _rules(rules, path)
     watch, command, trouble = Watch(wanted), command or from_file, ""
