@@ -2,7 +2,7 @@
 local auditing = {}
 
 -- members in a page, and bytes of messages in one
-local page, most_bytes = 200, 1048576
+local page, most_bytes = 100, 262144
 local places = { 'ready', 'suspects', 'delayed', 'leased', 'dead' }
 local counted = { 'sent', 'imported', 'deleted', 'popped', 'expired', 'purged' }
 -- part -> the command that walks it

@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "359e26bd17ef216c"
+EXPECTED_DIGEST = "d5e1837b9d96bbde"
 
 
 def functions(raw_server):
