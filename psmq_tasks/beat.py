@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from psmq import __version__, draw_randoms
-from psmq.errors import PsmqError
+from psmq.errors import PsmqError, ServerFull, ServerUnsuitable
 from psmq_tasks.inflight import STARTED
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ class Beat:
         self._failed += failed
 
     def tell(self, children: Sequence[ChildProcess], leases: Iterable[Lease]) -> None:
-        """Say how things are, if it is time."""
+        """Say how things are, if it is time. ServerUnreachable is for the supervisor, who then asks less often."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + _EVERY
         note = json.dumps(self._note(children, leases)).encode()
-        with contextlib.suppress(PsmqError):
+        with contextlib.suppress(ServerFull, ServerUnsuitable):
             self._manager.note_worker(self._id, note, seconds=_KEPT)
 
     def _note(self, children: Sequence[ChildProcess], leases: Iterable[Lease]) -> dict[str, Any]:

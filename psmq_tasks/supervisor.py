@@ -164,7 +164,10 @@ class Supervisor:
         self._take_back(leases)
         self._extend(leases)
         if self._beat is not None and time.monotonic() >= self._ask_again_at:
-            self._beat.tell(self._children, leases)
+            try:
+                self._beat.tell(self._children, leases)
+            except PsmqError as error:
+                self._failing(error)
         if self._stop_at is None:
             self._fill()
             if self._plan.burst and self._is_drained(leases):

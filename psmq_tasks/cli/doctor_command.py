@@ -25,11 +25,11 @@ _MARKS = {"fine": "ok", "advice": "advice", "problem": "PROBLEM"}
 @json_option
 @place_options
 def doctor(place: Place, *, server_url: str | None, audit: str | None, as_json: bool) -> None:
-    """Say whether a server keeps messages safe and its queues are well.
+    """Say whether a server is set up well.
 
-    Each finding says what it means and what to do. It only reads, in small steps. --audit counts a queue's messages
-    and notes again and says what does not add up, also while it works. Exit status: 1 when there is a problem, 0
-    otherwise; advice is none.
+    Does it keep messages safe, and are its queues well? Each finding says what it means and what to do. It only
+    reads, in small steps. --audit counts a queue's messages and notes again and says what does not add up, also
+    while it works. Exit status: 1 when there is a problem, 0 otherwise; advice is none.
     """
     if server_url:
         place = replace(place, url=server_url)

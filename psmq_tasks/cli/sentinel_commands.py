@@ -90,11 +90,12 @@ def check(place: Place, *, rules: tuple[str, ...], path: Path | None, as_json: b
 def sentinel(
     place: Place, *, rules: tuple[str, ...], path: Path | None, command: str | None, every: float, as_json: bool
 ) -> None:
-    """Look at RULEs again and again, and say each change once: what is broken, and what is fine again.
+    """Look at RULEs again and again.
 
-    Rules are those of psmq check. Each change is a line (with --json, a JSON document on a line), and what COMMAND
-    gets: {"queue", "rule", "firing", "value", "message"}. A server that is away is waited for. Beside an embedded
-    server the same runs by itself, with the rules in PSMQ_RULES.
+    It says each change once: what is broken, and what is fine again. Rules are those of psmq check. Each change is a
+    line (with --json, a JSON document on a line), and what COMMAND gets: {"queue", "rule", "firing", "value",
+    "message"}. A server that is away is waited for. Beside an embedded server the same runs by itself, with the rules
+    in PSMQ_RULES.
     """
     from psmq.rules import Watch, take_samples
     from psmq.sentinel import tell
