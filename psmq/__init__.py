@@ -10,10 +10,12 @@ from psmq.config import QueueConfig
 from psmq.consumer import Consumer
 from psmq.durability import Durability
 from psmq.errors import PsmqError
+from psmq.findings import Finding
 from psmq.manager import AsyncQueueManager, QueueManager
 from psmq.message import DeadLetter, MessageRecord, QueueInfo, id_random, id_time
 from psmq.queue import Message, Queue
 from psmq.settlement import Bury, Delete, Release, Settlement
+from psmq.stats import QueueStats
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,7 @@ __all__ = [
     "Delete",
     "Delivered",
     "Durability",
+    "Finding",
     "Message",
     "MessageRecord",
     "NewMessage",
@@ -35,6 +38,7 @@ __all__ = [
     "QueueConfig",
     "QueueInfo",
     "QueueManager",
+    "QueueStats",
     "Release",
     "Settlement",
     "draw_randoms",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from psmq.async_connection import AsyncChannel, AsyncLink
     from psmq.message import DeadLetter, MessageRecord, QueueInfo
+    from psmq.stats import QueueStats
 
 __all__ = ["AsyncMessage", "AsyncQueue"]
 
@@ -308,6 +309,11 @@ class AsyncQueue(QueueFlows):
     async def info(self) -> QueueInfo:
         """Counts, ages, counters and settings, and what the server does to keep the messages."""
         found: QueueInfo = await self._drive(self._tells())
+        return found
+
+    async def stats(self, minutes: int = 5) -> QueueStats:
+        """What was done in the last whole ``minutes`` (1 … 480) and the one that runs: counts, rates, percentiles."""
+        found: QueueStats = await self._run(commands.stats_of(self._address, minutes))
         return found
 
     async def pause(self) -> None:

@@ -11,7 +11,7 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar
 
-from psmq import errors
+from psmq import errors, stats
 from psmq.config import QueueConfig, check_name, integer, milliseconds
 from psmq.library import NAME
 from psmq.message import DeadLetter, MessageRecord, QueueInfo, instant, pack_metadata
@@ -432,6 +432,7 @@ COUNTERS: Final = (
     "redriven",
     "expired",
     "purged",
+    "imported",
 )
 
 
@@ -452,6 +453,7 @@ def info(address: Address) -> Command[QueueInfo]:
             next_due=None if reply[6] < 0 else reply[6] / 1000,
             counters={name: _count(stored.get(name, "0")) for name in COUNTERS},
             config=QueueConfig.from_wire(stored),
+            paused_since=instant(int(stored["paused"])) if stored.get("paused", "").isdigit() else None,
         )
 
     return Command("info", address, (), parse, numbered=False)
@@ -459,6 +461,22 @@ def info(address: Address) -> Command[QueueInfo]:
 
 def _count(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def stats_of(address: Address, minutes: int) -> Command[stats.QueueStats]:
+    """What was done in the minute that runs and the whole ones before it."""
+    wanted = integer("minutes", minutes, 1, stats.MOST_MINUTES)
+    return Command("stats", address, (wanted,), lambda reply: stats.read(address.name, wanted, reply), numbered=False)
+
+
+def audit(address: Address, part: str, cursor: str) -> Command[tuple[str, list[tuple[str, Any]]]]:
+    """One page of a recount. → the next cursor, "0" at the end; (problem, id) …, or (name, number) … of the totals"""
+
+    def parse(reply: Any) -> tuple[str, list[tuple[str, Any]]]:
+        words = [word.decode("utf-8", "replace") if isinstance(word, bytes) else word for word in reply]
+        return words[0], list(zip(words[1::2], words[2::2], strict=True))
+
+    return Command("audit", address, (part, cursor), parse, numbered=False)
 
 
 # --- mending
@@ -580,6 +598,40 @@ def unregister(namespace: str, names: Sequence[str]) -> Plain[int]:
 
 def registered(namespace: str) -> Plain[list[str]]:
     return Plain(("SMEMBERS", registry(namespace)), lambda reply: sorted(_texts(reply)))
+
+
+def _workers(namespace: str) -> str:
+    """The set of ids of workers: a hint; the note of each, which expires, is the truth."""
+    return f"{namespace}:workers"
+
+
+def _worker(namespace: str, worker_id: str) -> str:
+    return f"{namespace}:worker:{worker_id}"
+
+
+def note_worker(namespace: str, worker_id: str, note: bytes, seconds: float) -> Plain[bool]:
+    """What a worker says of itself, kept for so long."""
+    return Plain(("SET", _worker(namespace, worker_id), note, "PX", round(seconds * 1000)), bool)
+
+
+def read_worker(namespace: str, worker_id: str) -> Plain[bytes | None]:
+    return Plain(("GET", _worker(namespace, worker_id)), _bytes)
+
+
+def forget_worker(namespace: str, worker_id: str) -> Plain[int]:
+    return Plain(("DEL", _worker(namespace, worker_id)), int)
+
+
+def list_worker(namespace: str, worker_id: str) -> Plain[int]:
+    return Plain(("SADD", _workers(namespace), worker_id), int)
+
+
+def unlist_workers(namespace: str, worker_ids: Sequence[str]) -> Plain[int]:
+    return Plain(("SREM", _workers(namespace), *worker_ids), int)
+
+
+def listed_workers(namespace: str) -> Plain[list[str]]:
+    return Plain(("SMEMBERS", _workers(namespace)), lambda reply: sorted(_texts(reply)))
 
 
 def exists(address: Address) -> Plain[bool]:

@@ -24,6 +24,7 @@ ORDER: Final = (
     "clock",
     "entries",
     "batch",
+    "rollups",
     "calls",
     "dead",
     "moving",
@@ -35,6 +36,7 @@ ORDER: Final = (
     "messages",
     "reading",
     "queues",
+    "auditing",
     "psmq_library",
 )
 

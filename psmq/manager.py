@@ -10,7 +10,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from psmq import commands, server
+from psmq import commands, doctor, findings, server
 from psmq.async_connection import AsyncLink
 from psmq.async_queue import AsyncQueue
 from psmq.commands import Address
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from psmq.findings import Finding
     from psmq.message import QueueInfo
 
 __all__ = ["AsyncQueueManager", "QueueManager"]
@@ -154,6 +155,27 @@ class _Manager:
             yield commands.unregister(self.namespace, gone)
         return [name for name in names if name not in gone]
 
+    def _notes(self, worker_id: str, note: bytes, seconds: float) -> Generator[Any, Any, None]:
+        yield commands.note_worker(self.namespace, worker_id, note, seconds)
+        yield commands.list_worker(self.namespace, worker_id)
+
+    def _reads_notes(self) -> Generator[Any, Any, dict[str, bytes]]:
+        found, gone = {}, []
+        for worker_id in (yield commands.listed_workers(self.namespace)):
+            note = yield commands.read_worker(self.namespace, worker_id)
+            if note is None:
+                gone.append(worker_id)
+            else:
+                found[worker_id] = note
+        if gone:
+            with contextlib.suppress(PsmqError):  # a replica, or no right to write: they stay listed
+                yield commands.unlist_workers(self.namespace, gone)
+        return found
+
+    def _forgets(self, worker_id: str) -> Generator[Any, Any, None]:
+        yield commands.forget_worker(self.namespace, worker_id)
+        yield commands.unlist_workers(self.namespace, [worker_id])
+
 
 class QueueManager(_Manager):
     """A server and its queues, for programs with threads.
@@ -234,6 +256,30 @@ class QueueManager(_Manager):
         For an administrator, where those who use the queues may not load it.
         """
         self._drive(self._loads())
+
+    def note_worker(self, worker_id: str, note: bytes, *, seconds: float) -> None:
+        """Keep what a worker says of itself for so long; it says it again before that, or it is gone."""
+        self._drive(self._notes(worker_id, note, seconds))
+
+    def worker_notes(self) -> dict[str, bytes]:
+        """What living workers said of themselves last, by id."""
+        notes: dict[str, bytes] = self._drive(self._reads_notes())
+        return notes
+
+    def forget_worker(self, worker_id: str) -> None:
+        """A worker that ends takes its note along."""
+        self._drive(self._forgets(worker_id))
+
+    def diagnose(self) -> list[Finding]:
+        """Is the server set up to keep messages, and are the queues well? Reads only, within milliseconds."""
+        names = self.list_queues()
+        found: list[Finding] = self._drive(doctor.examine(self.namespace, names, ours=self.db_dir is not None))
+        return found
+
+    def audit(self, name: str) -> list[Finding]:
+        """Recount a queue's books in small pages, under whatever traffic. QueueNotFound when there is none."""
+        found: list[Finding] = self._drive(findings.audit(self._address(name)))
+        return found
 
     def consumer(self) -> Consumer:
         """A connection of one's own that exchanges and waits on any of the queues; for workers."""
@@ -331,6 +377,30 @@ class AsyncQueueManager(_Manager):
     async def find_queue(self, name: str) -> AsyncQueue:
         """An existing queue; QueueNotFound when there is none."""
         return AsyncQueue(self._address(name), (await self.queue_info(name)).config, self._link)
+
+    async def note_worker(self, worker_id: str, note: bytes, *, seconds: float) -> None:
+        """Keep what a worker says of itself for so long; it says it again before that, or it is gone."""
+        await self._drive(self._notes(worker_id, note, seconds))
+
+    async def worker_notes(self) -> dict[str, bytes]:
+        """What living workers said of themselves last, by id."""
+        notes: dict[str, bytes] = await self._drive(self._reads_notes())
+        return notes
+
+    async def forget_worker(self, worker_id: str) -> None:
+        """A worker that ends takes its note along."""
+        await self._drive(self._forgets(worker_id))
+
+    async def diagnose(self) -> list[Finding]:
+        """Is the server set up to keep messages, and are the queues well? Reads only, within milliseconds."""
+        names = await self.list_queues()
+        found: list[Finding] = await self._drive(doctor.examine(self.namespace, names, ours=self.db_dir is not None))
+        return found
+
+    async def audit(self, name: str) -> list[Finding]:
+        """Recount a queue's books in small pages, under whatever traffic. QueueNotFound when there is none."""
+        found: list[Finding] = await self._drive(findings.audit(self._address(name)))
+        return found
 
     async def close(self) -> None:
         """Close idle connections. The manager can be used again."""

@@ -192,6 +192,8 @@ class QueueInfo:
     config: QueueConfig
     #: what its server gives; None: nobody asked
     durability: Durability | None = None
+    #: by the server's clock; None: it is not paused
+    paused_since: datetime | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``: the same with plain values."""
@@ -202,6 +204,7 @@ class QueueInfo:
             "leased": self.leased,
             "dead": self.dead,
             "paused": self.paused,
+            "paused_since": self.paused_since and self.paused_since.isoformat(),
             "consumers": self.consumers,
             "oldest_ready": self.oldest_ready,
             "next_due": self.next_due,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from psmq.connection import Channel, Link
     from psmq.message import DeadLetter, MessageRecord, QueueInfo
+    from psmq.stats import QueueStats
 
 __all__ = ["Message", "Queue"]
 
@@ -301,6 +302,11 @@ class Queue(QueueFlows):
     def info(self) -> QueueInfo:
         """Counts, ages, counters and settings, and what the server does to keep the messages."""
         found: QueueInfo = self._drive(self._tells())
+        return found
+
+    def stats(self, minutes: int = 5) -> QueueStats:
+        """What was done in the last whole ``minutes`` (1 … 480) and the one that runs: counts, rates, percentiles."""
+        found: QueueStats = self._run(commands.stats_of(self._address, minutes))
         return found
 
     def pause(self) -> None:

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from psmq import server_process
 from psmq.data_folder import DataFolder
 from psmq.errors import PsmqError, ServerUnreachable, ServerUnsuitable
+from psmq.rules import Alert, Rule, Watch, rules_of, take_samples
 from psmq.server import DURABILITIES, linger
 from psmq.server_keeper import Keeper, Stopping, log
 
@@ -34,6 +36,9 @@ SAMPLE_INTERVAL = 5.0
 
 #: the oldest ready message of a queue may wait this long before it is worth a line
 STALE_AFTER = 60.0
+
+#: seconds that a command which is told of a change may take
+COMMAND_TIME = 30.0
 
 
 # ---- looking at the queues -----------------------------------------------------------------------------------------
@@ -80,15 +85,29 @@ def _changes(before: Notice, now: Notice, info: QueueInfo) -> Iterable[str]:
         yield "it is served again"
 
 
+def tell(alert: Alert, command: str | None) -> str | None:
+    """Hand a change to a command, as JSON on its stdin. → what went wrong with that"""
+    if command is None:
+        return None
+    try:
+        done = subprocess.run(  # noqa: S602  # the user's own line, like the shell's
+            command, shell=True, input=json.dumps(alert.as_dict()).encode(), timeout=COMMAND_TIME, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{command}: {error}"
+    return f"{command}: exit status {done.returncode}" if done.returncode else None
+
+
 class Sampler(threading.Thread):
     """Looks at all queues now and then. A thread, so that a queue that cannot be read never keeps a server down."""
 
-    def __init__(self, folder: DataFolder, interval: float) -> None:
+    def __init__(self, folder: DataFolder, interval: float, rules: Sequence[Rule] = ()) -> None:
         super().__init__(name="psmq-sampler", daemon=True)
         self._folder = folder
         self._interval = interval
         self._said: dict[str, Notice] = {}
         self._trouble = ""
+        self._watch = Watch(rules)
 
     def run(self) -> None:
         while True:
@@ -104,17 +123,14 @@ class Sampler(threading.Thread):
         # redis-py is behind it: a server that lives for a moment never pays that
         from urllib.parse import quote
 
-        from psmq.errors import QueueNotFound
         from psmq.manager import QueueManager
 
-        infos = []
         # the name: or the sentinel would take us for a client for whom the server has to stay
         url = f"unix://{quote(self._folder.record().socket)}?client_name={server_process.SENTINEL_NAME}"
         with QueueManager(url=url, timeout=5.0) as manager:
-            for name in manager.list_queues():
-                with contextlib.suppress(QueueNotFound):  # deleted meanwhile
-                    infos.append(manager.queue_info(name))
-        self._said, lines = notices(self._said, infos)
+            samples = take_samples(manager)
+        self._said, lines = notices(self._said, [sample.info for sample in samples])
+        lines += map(str, self._watch.changes(samples))
         for line in lines:
             log(line)
 
@@ -154,6 +170,15 @@ def sample_interval() -> float:
         return SAMPLE_INTERVAL
 
 
+def environment_rules() -> list[Rule]:
+    """PSMQ_RULES; what cannot be read is told of, and keeps no server down."""
+    try:
+        return rules_of([os.environ.get("PSMQ_RULES", "")])
+    except PsmqError as error:
+        log(f"PSMQ_RULES: {error}")
+        return []
+
+
 def run(folder: DataFolder, durability: str) -> int:
     """The exit code: 0 ended when asked or idle, 1 the server could not be kept."""
     reported = False
@@ -167,7 +192,7 @@ def run(folder: DataFolder, durability: str) -> int:
         _report(ready=str(server.socket))
         reported = True
         _let_starter_go()
-        Sampler(folder, sample_interval()).start()
+        Sampler(folder, sample_interval(), environment_rules()).start()
         keeper.keep(server)
     except Stopping:
         keeper.record_end()

@@ -42,6 +42,9 @@ _RUN_SIZE: Final = 32
 _STOPPING, _SUSPECTS, _READY = 0, 1, 2
 _LEASE: Final = struct.Struct("<Q")
 _LEASE_AT: Final = 8
+# messages settled: done, failed
+_SETTLED: Final = struct.Struct("<QQ")
+_SETTLED_AT: Final = 16
 _HEADER: Final = 64
 #: client ids of its connections, one for each slot and one for the settler
 _CLIENT_SIZE: Final = 24
@@ -172,6 +175,10 @@ class Table:
         self._memory[_LEASE_AT : _LEASE_AT + _LEASE.size] = _LEASE.pack(int(lease * 1000))
         self._memory[_READY] = 1
 
+    def report_settled(self, done: int, failed: int) -> None:
+        """How many messages the child has finished, and how many of its deliveries failed."""
+        self._memory[_SETTLED_AT : _SETTLED_AT + _SETTLED.size] = _SETTLED.pack(done, failed)
+
     # --- the supervisor's side
 
     def stop(self) -> None:
@@ -193,6 +200,12 @@ class Table:
         """Seconds that the shortest lease lasts which the child asks for; 0.0: it does not serve yet."""
         milliseconds: int = _LEASE.unpack_from(self._memory, _LEASE_AT)[0]
         return milliseconds / 1000
+
+    @property
+    def settled(self) -> tuple[int, int]:
+        """Done, failed."""
+        done, failed = _SETTLED.unpack_from(self._memory, _SETTLED_AT)
+        return done, failed
 
     def clients(self) -> list[str]:
         """The client ids of the child's connections."""

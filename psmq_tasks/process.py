@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from psmq import QueueManager
 from psmq.errors import PsmqError, ServerUnreachable
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from psmq_tasks.app import TaskApp
+    from psmq_tasks.inflight import Entry
 
 _log = logging.getLogger("psmq_tasks.process")
 
@@ -169,6 +170,13 @@ class ChildProcess:
         if self._reports is not None:
             os.close(self._reports)
             self._reports = None
+
+
+class Lease(NamedTuple):
+    """One entry of one child."""
+
+    child: ChildProcess
+    entry: Entry
 
 
 def start_child(plan: Plan, *, solo: bool, first: bool, others: Sequence[ChildProcess]) -> ChildProcess:

@@ -14,14 +14,15 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from psmq import Delete, QueueManager, Release
 from psmq.errors import InvalidOption, OutcomeUnknown, PsmqError, QueueNotFound, ServerUnreachable
 from psmq.kill_points import passing
+from psmq_tasks.beat import Beat
 from psmq_tasks.history import Failure
 from psmq_tasks.inflight import DONE, HELD, STARTED, Entry
-from psmq_tasks.process import ChildProcess, Plan, Report, start_child
+from psmq_tasks.process import ChildProcess, Lease, Plan, Report, start_child
 from psmq_tasks.teller import SHORT_ID
 
 if TYPE_CHECKING:
@@ -55,13 +56,6 @@ _log = logging.getLogger("psmq_tasks.supervisor")
 _host: Final = socket.gethostname()
 
 
-class Lease(NamedTuple):
-    """One entry of one child."""
-
-    child: ChildProcess
-    entry: Entry
-
-
 class Supervisor:
     """Runs ``plan.processes`` children until it is told to stop. Call ``run`` once, from the main thread."""
 
@@ -72,6 +66,7 @@ class Supervisor:
         self._queues: list[Queue] = []
         self._consumer: Consumer | None = None
         self._manager: QueueManager | None = None
+        self._beat: Beat | None = None
         #: what the server has not been told yet: (queue's index, message id, receipt, settlement)
         self._owed: list[tuple[int, str, str, Settlement]] = []
         self._abandoned: list[str] = []
@@ -113,6 +108,8 @@ class Supervisor:
                 first.kill()
                 first.wait()
                 return 0
+            assert self._manager is not None
+            self._beat = Beat(self._manager, self._plan, report.queues)
             self._on_ready(report)
             try:
                 while self._children or self._stop_at is None:
@@ -128,8 +125,8 @@ class Supervisor:
                 for child in self._children:
                     child.kill()
                     child.wait()
-                if self._manager is not None:
-                    self._manager.close()
+                self._beat.end()
+                self._manager.close()
         if self._left is not None:
             words = "message or retry waits for its" if self._left == 1 else "messages or retries wait for their"
             _log.info("nothing is left to do%s", f"; {self._left} delayed {words} time" if self._left else "")
@@ -170,6 +167,11 @@ class Supervisor:
         self._enforce_limits(leases)
         self._take_back(leases)
         self._extend(leases)
+        if self._beat is not None and time.monotonic() >= self._ask_again_at:
+            try:
+                self._beat.tell(self._children, leases)
+            except PsmqError as error:
+                self._failing(error)
         if self._stop_at is None:
             self._fill()
             if self._plan.burst and self._is_drained(leases):
@@ -213,6 +215,8 @@ class Supervisor:
             self._children.remove(child)
             finished = child.exit_code == 0 and (child.solo or self._stop_at is not None)
             self._settle_estate(child, finished=finished)
+            if self._beat is not None:
+                self._beat.remember(child)
             child.close()
             if finished and child.solo:
                 for other in self._children:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from psmq import Bury, Release
+from psmq import Bury, Delete, Release
 from psmq.errors import InvalidOption, PsmqError, QueueNotFound
 from psmq.kill_points import passing
 from psmq_tasks.outcome import type_name
@@ -82,6 +83,8 @@ class Teller:
         self.table = table
         self._mode: Mode = "solo" if solo else "worker"
         self._seldom = Seldom()
+        self._counting = threading.Lock()
+        self._done = self._failed = 0
 
     def hold(self, served: Served, records: Sequence[MessageRecord], slot: int) -> list[Held]:
         """Note what was got, before anything else is done with it."""
@@ -129,11 +132,21 @@ class Teller:
             del pending[0]
 
     def _settled(self, pending: Sequence[Pending], words: Sequence[str]) -> None:
+        done = failed = 0
         for one, word in zip(pending, words, strict=True):
             self.table.free(one.held.place)
+            if word != "stale":
+                done += type(one.settlement) is Delete
+                failed += type(one.settlement) is Bury or (type(one.settlement) is Release and one.settlement.count)
             if word == "stale" and not (type(one.settlement) is Release and not one.settlement.count):
                 short = one.held.record.message_id[-SHORT_ID:]
                 _log.warning("%s had passed on to another worker: what became of it here was refused", short)
+
+        if done or failed:
+            with self._counting:
+                self._done += done
+                self._failed += failed
+                self.table.report_settled(self._done, self._failed)
 
     # --- what stands in the way
 

@@ -117,6 +117,9 @@ function amending.adopt(ks, argv)
         seen[id] = true
     end
     local fields = {}
+    if stored > 0 then
+        calls.count(call, 'imported', stored)
+    end
     if stored > 0 and largest > (call.queue.largest or 0) then
         fields = { 'largest', entries.integer(largest) }
     end

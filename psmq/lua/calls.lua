@@ -17,6 +17,7 @@ calls.longest_wait = 2000
 local names = {
     'layout', 'deleting', 'clock', 'paused', 'on_expiry', 'seen', 'offset', 'grace', 'last_id', 'received', 'largest',
     'visibility_timeout', 'max_retrievals', 'delay', 'ttl', 'max_size', 'max_length', 'deduplication_window',
+    'minute',
 }
 
 -- What is missing or cannot be read is as the default says.
@@ -38,7 +39,7 @@ local function read(base)
         visibility_timeout = within(found[12], 1, longest, 30000), max_retrievals = within(found[13], 1, 1000000, 5),
         delay = within(found[14], 0, longest, 0), ttl = within(found[15], 1, longest),
         max_size = within(found[16], 1, 536870912, 1048576), max_length = within(found[17], 1, 2 ^ 53),
-        deduplication_window = within(found[18], 0, longest, 300000),
+        deduplication_window = within(found[18], 0, longest, 300000), minute = found[19] or nil,
     }
 end
 
@@ -77,7 +78,7 @@ function calls.open(ks, argv)
     end
     return {
         k = keys.of(base), queue = queue, now = now, time = time, micros = micros, offset = offset, grace = grace,
-        writes = batch.new(), counters = {},
+        writes = batch.new(), counters = {}, tally = {},
     }
 end
 
@@ -90,6 +91,7 @@ end
 function calls.close(call, fields)
     batch.flush(call.writes)
     fields = fields or {}
+    rollups.keep(call, fields)
     fields[#fields + 1] = 'seen'
     fields[#fields + 1] = entries.integer(call.time)
     if call.offset > 0 then

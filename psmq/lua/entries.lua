@@ -60,7 +60,7 @@ function entries.head(value)
 end
 
 -- A state entry. Options: m own limit, o limit set later, x expiry, r result ttl, u uncounted returns in a row,
--- c crashes in a row, k since when nobody can read it, w held by a worker that extends its leases.
+-- c crashes in a row, k since when nobody can read it, g ms from its first delivery to the latest, w held by a worker that extends its leases.
 -- nil when the text is not one of ours.
 function entries.parse(text)
     local receipt, count, first, place, options = string.match(text, '^(%S+) (%d+) (%d+) (%-?%d+) ?(%w*)$')
@@ -85,6 +85,7 @@ function entries.options(entry)
     if entry.u then text = text .. 'u' .. entries.integer(entry.u) end
     if entry.c then text = text .. 'c' .. entries.integer(entry.c) end
     if entry.k then text = text .. 'k' .. entries.integer(entry.k) end
+    if entry.g then text = text .. 'g' .. entries.integer(entry.g) end
     if entry.w then text = text .. 'w1' end
     return text
 end

@@ -20,6 +20,7 @@ keys.suffixes = {
     consumers = ':consumers', -- zset  client -> ms it last asked for messages, to 10 s
     dedup = ':dedup',         -- hash  deduplication id -> 'message_id expiry'
     dedup_ends = ':dedup:ends', -- zset  deduplication id -> ms its window ends
+    minutes = ':minutes',     -- hash  minute modulo 480 -> what was done in it (see rollups.lua)
     results = ':results',     -- zset  id -> ms its result is dropped
     garbage = ':garbage',     -- any   what a stranger wrote in the place of another key, set aside
 }

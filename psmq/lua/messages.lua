@@ -48,6 +48,8 @@ local function lease(call, taken, ends, worker, reply)
         local entry, id = message.entry, message.id
         local count = string.format('%d', entry.count + 1)
         local first = entry.first == 0 and now or entries.integer(entry.first)
+        -- how much later than the first delivery this one is
+        entry.g = entry.first > 0 and call.now > entry.first and call.now - entry.first or nil
         entry.w = worker
         local options = entries.options(entry)
         batch.put(writes, 'ZADD', k.leased, ends, id)
@@ -57,6 +59,7 @@ local function lease(call, taken, ends, worker, reply)
         show(reply, index * 5, id, entry.count + 1, first, options, message.value)
         ids[index] = id
     end
+    rollups.delivered(call, taken)
     return receipt, ids
 end
 
@@ -171,6 +174,7 @@ function messages.pop(ks, argv)
         show(reply, 0, id, entry.count, entries.integer(entry.first), options, message.value)
         answer = string.format('p;%s %d %.0f %s;', id, entry.count, entry.first, options) .. message.value
         calls.count(call, 'popped', 1)
+        rollups.delivered(call, { message })
         fields = { 'received', entries.integer(call.queue.received + 1) }
     end
     calls.finish(call, answer, fields, true)

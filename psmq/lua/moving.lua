@@ -46,6 +46,7 @@ local function end_lease(call, id, ended, state)
         return
     end
     batch.drop(writes, 'ZREM', k.leased, id)
+    rollups.lost(call)
     entry.u = nil
     local limit = entries.limit(entry, call.queue)
     if entry.count >= limit then

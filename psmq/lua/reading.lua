@@ -328,3 +328,16 @@ function reading.info(ks, argv)
     end
     return reply
 end
+
+-- psmq_v1_stats: what was done in the minute that runs and the whole ones before it.
+-- argv: clock, revision, whole minutes (1 … 480)
+-- returns { now in ms, then the text of each minute in which something was done, in no order (see rollups.lua) }
+function reading.stats(ks, argv)
+    local call, refusal = calls.open(ks, argv)
+    if not call then return refusal end
+    local wanted = errors.integer(argv[3], 1, rollups.kept)
+    if not wanted then
+        return errors.refuse('INVALID_OPTION', 'minutes must be between 1 and 480')
+    end
+    return { entries.integer(call.now), unpack(rollups.read(call, wanted)) }
+end

@@ -140,6 +140,9 @@ local function put_away(call, item, state)
         batch.drop(writes, 'ZREM', k.suspects, item.id)
         batch.drop(writes, 'ZREM', k.expiring, item.id)
     end
+    if item.verb == 'b' or item.options.u ~= 1 then
+        rollups.ran(call, item.receipt, state)
+    end
     dead.note(call, item.id, item.failure)
     if item.verb == 'b' then
         local reason = item.reason ~= '' and item.reason or 'buried by its holder'
@@ -172,6 +175,7 @@ function settling.settle(call, items)
         local state = next_held(id, receipt)
         if state then
             seen[id], words[index], deleted[#deleted + 1] = true, 'done', id
+            rollups.ran(call, receipt, state)
         end
         return state
     end

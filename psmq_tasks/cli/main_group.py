@@ -6,14 +6,18 @@ import click
 
 from psmq_tasks.cli import dead_editing, dead_mending  # noqa: F401  # they add to the group dead
 from psmq_tasks.cli.dead_commands import dead
+from psmq_tasks.cli.doctor_command import doctor
 from psmq_tasks.cli.message_commands import get, purge, push
 from psmq_tasks.cli.queue_commands import pause, peek, queues, resume
 from psmq_tasks.cli.retry_commands import retries
 from psmq_tasks.cli.running import Group, version_option
+from psmq_tasks.cli.sentinel_commands import check, sentinel
 from psmq_tasks.cli.server_commands import server
 from psmq_tasks.cli.setup_commands import configure, delete_queue
+from psmq_tasks.cli.top_command import top
 from psmq_tasks.cli.torture_command import torture
 from psmq_tasks.cli.trace_command import trace
+from psmq_tasks.cli.watch_commands import stats, workers
 
 __all__ = ["psmq"]
 
@@ -34,7 +38,8 @@ def psmq() -> None:
 
 
 _COMMANDS = (
-    *(queues, peek, retries, dead, trace),
+    *(queues, workers, stats, top, check, doctor, sentinel),
+    *(peek, retries, dead, trace),
     *(push, get, pause, resume, purge, configure, delete_queue),
     *(server, torture),
 )

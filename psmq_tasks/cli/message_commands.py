@@ -52,7 +52,7 @@ def push(
     deduplication_id: str | None,
     as_json: bool,
 ) -> None:
-    """Store DATA in QUEUE, or each line of stdin, and print the ids.
+    """Store DATA, or each line of stdin, in QUEUE.
 
     The queue is made if there is none of that name. A call of a task that takes unsigned ones is
     {"task": "module:name", "args": [...], "kwargs": {...}}.

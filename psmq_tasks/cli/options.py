@@ -152,7 +152,7 @@ class Number(_Converter):
     name = "number"
     kind = "a whole number"
 
-    def __init__(self, least: int, most: int) -> None:
+    def __init__(self, least: float, most: float) -> None:
         self.least = least
         self.most = most
 
@@ -167,7 +167,7 @@ class Number(_Converter):
         except ValueError:
             number = math.nan
         if not self.least <= number <= self.most:
-            self.fail(f"must be {self.kind} from {self.least} to {self.most}, not {value!r}", param, ctx)
+            self.fail(f"must be {self.kind} from {self.least:g} to {self.most:g}, not {value!r}", param, ctx)
         return number
 
 

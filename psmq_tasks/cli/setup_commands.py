@@ -23,7 +23,7 @@ _NUMBERS = ("max_size", "max_length", "max_retrievals")
 @json_option
 @place_options
 def configure(place: Place, *, queue: str, changes: tuple[str, ...], as_json: bool) -> None:
-    """Show the settings of QUEUE, or change them for everybody who uses it.
+    """Show or change the settings of QUEUE.
 
     Durations are seconds, or like 90s, 5m, 2h; none takes a limit away: psmq configure mail visibility_timeout=2m
     max_length=none. Messages that are in the queue follow, unless they have a setting of their own.
@@ -67,7 +67,7 @@ def _setting(text: str) -> tuple[str, Any]:
 @json_option
 @place_options
 def delete_queue(place: Place, *, queue: str, yes: bool, as_json: bool) -> None:
-    """Delete QUEUE with everything in it, dead letters and results, too.
+    """Delete QUEUE with all that is in it.
 
     Asks first; there is no way back but a psmq dead export made before.
     """

@@ -13,6 +13,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from rich.table import Table
+
 __all__ = [
     "Column",
     "age",
@@ -24,6 +26,7 @@ __all__ = [
     "print_json",
     "printable",
     "progress",
+    "table_of",
     "tail",
 ]
 
@@ -41,9 +44,9 @@ class Column(NamedTuple):
     gives: Literal["", "start", "end"] = ""
 
 
-def print_json(document: Any) -> None:
-    """One document, indented on a terminal."""
-    click.echo(json.dumps(document, indent=2 if sys.stdout.isatty() else None))
+def print_json(document: Any, *, line: bool = False) -> None:
+    """One document, indented on a terminal; ``line``: one of many, each on a line."""
+    click.echo(json.dumps(document, indent=2 if sys.stdout.isatty() and not line else None))
 
 
 def draw(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
@@ -62,21 +65,30 @@ def draw(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
 
 
 def _draw_for_terminal(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    from rich.cells import cell_len
     from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(table_of(columns, rows, console.width))
+
+
+def table_of(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, styles: Sequence[str] = ()) -> Table:
+    """A table of so many cells' width; cells that are too long are cut. ``styles``: of each row."""
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    rows = [[printable(cell) for cell in row] for row in rows]
     wanted = [max(cell_len(column.title), *(cell_len(row[at]) for row in rows), 0) for at, column in enumerate(columns)]
-    widths = _fit(columns, wanted, console.width - _GAP * (len(columns) - 1))
+    widths = _fit(columns, wanted, width - _GAP * (len(columns) - 1))
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for column, width in zip(columns, widths, strict=True):
-        table.add_column(column.title, justify="right" if column.right else "left", no_wrap=True, width=width)
-    for row in rows:
+    for column, its_width in zip(columns, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(column.title, justify=justify, no_wrap=True, width=its_width)
+    for number, row in enumerate(rows):
         cells = zip(row, widths, columns, strict=True)
-        table.add_row(*(Text(_cut(cell, width, column.gives)) for cell, width, column in cells))
-    console.print(table)
+        style = styles[number] if styles else None
+        table.add_row(*(Text(_cut(cell, its_width, column.gives)) for cell, its_width, column in cells), style=style)
+    return table
 
 
 def _fit(columns: Sequence[Column], wanted: Sequence[int], room: int) -> list[int]:

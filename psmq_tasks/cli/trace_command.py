@@ -22,7 +22,7 @@ __all__ = ["trace"]
 @json_option
 @place_options
 def trace(place: Place, *, message_id: str, queue: str | None, as_json: bool) -> None:
-    """Tell the life of one message: pushed, tried, where it is now.
+    """Tell the life of one message so far.
 
     ID may be the end of the id. A message that is finished has left no trace here: its result says how it went.
     """

@@ -18,6 +18,7 @@ from psmq_tasks.inspection.records import (
     WaitingRetry,
     queue_as_dict,
 )
+from psmq_tasks.inspection.workers import Running, Worker
 
 __all__ = [
     "AsyncInspector",
@@ -31,8 +32,10 @@ __all__ = [
     "Mended",
     "OpenedCall",
     "QueuedMessage",
+    "Running",
     "Traced",
     "WaitingRetry",
+    "Worker",
     "letters_of",
     "queue_as_dict",
 ]

@@ -11,9 +11,9 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
-from psmq import DeadLetter, MessageRecord
+from psmq import DeadLetter, Finding, MessageRecord
 from psmq.errors import MessageNotFound, QueueNotFound
-from psmq_tasks.errors import IdAmbiguous, IdNotFound
+from psmq_tasks.errors import ForgedPayload, IdAmbiguous, IdNotFound, UnsignedPayload
 from psmq_tasks.inspection.records import (
     DeadTask,
     Filter,
@@ -29,12 +29,14 @@ from psmq_tasks.inspection.records import (
     traced,
     waiting_retry,
 )
+from psmq_tasks.inspection.workers import read_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from psmq import Message, QueueInfo
+    from psmq import Message, QueueInfo, QueueStats
     from psmq_tasks.inspection.calls import Change
+    from psmq_tasks.inspection.workers import Worker
 
 T = TypeVar("T")
 
@@ -54,6 +56,8 @@ _MOST_GROUPS: Final = 1000
 _NOUNS: Final = {"dead": "dead letter", "delayed": "message that waits"}
 
 Key = Literal["error", "task", "queue", "reason"]
+#: how reasons of what was buried unread begin where its signature was missing or another's
+_NOT_OURS: Final = (f"{UnsignedPayload.__name__}:", f"{ForgedPayload.__name__}:")
 
 
 class Ask(NamedTuple):
@@ -98,6 +102,49 @@ def queues() -> Steps[list[QueueInfo]]:
             found.append((yield ask("", "queue_info", name=name)))
         except QueueNotFound:
             continue  # deleted since it was listed
+    return found
+
+
+def stats(queue: str | None, minutes: int) -> Steps[list[QueueStats]]:
+    """What was done lately."""
+    found = []
+    for name in (yield from names(queue)):
+        try:
+            found.append((yield ask(name, "stats", minutes=minutes)))
+        except QueueNotFound:
+            continue
+    return found
+
+
+def workers() -> Steps[list[Worker]]:
+    """Who said so within the last seconds; notes that are not ours are left out."""
+    notes: dict[str, bytes] = yield ask("", "worker_notes")
+    found = [worker for worker_id, note in notes.items() if (worker := read_worker(worker_id, note))]
+    return sorted(found, key=lambda worker: (worker.host, worker.pid))
+
+
+def diagnose() -> Steps[list[Finding]]:
+    """The server's set-up, its queues, and what came without a signature that is ours."""
+    found: list[Finding] = yield ask("", "diagnose")
+    for name in (yield from names(None)):
+        try:
+            latest = yield from newest_dead(Filter(queue=name), PAGE)
+        except QueueNotFound:
+            continue
+        unsigned = sum(one.reason.startswith(_NOT_OURS) for one in latest.items)
+        if unsigned:
+            message = (
+                f"{unsigned} of its last {len(latest.items)} dead letters carry no signature that its workers accept"
+            )
+            fix = "give senders and workers the same PSMQ_SECRET; if no sender of yours: who else may push here?"
+            found.append(Finding("problem", f"queue {name}", message, fix))
+    return found
+
+
+def audit(queue: str) -> Steps[list[Finding]]:
+    """A second count of its books."""
+    yield from names(queue)
+    found: list[Finding] = yield ask("", "audit", name=queue)
     return found
 
 

@@ -15,10 +15,11 @@ from psmq_tasks.inspection.records import Filter
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 
-    from psmq import AsyncQueue, AsyncQueueManager, DeadLetter, Queue, QueueInfo, QueueManager
+    from psmq import AsyncQueue, AsyncQueueManager, DeadLetter, Finding, Queue, QueueInfo, QueueManager, QueueStats
     from psmq_tasks.inspection.calls import Change
     from psmq_tasks.inspection.flows import Ask, Key
     from psmq_tasks.inspection.records import DeadTask, Group, Listing, Mended, QueuedMessage, Traced, WaitingRetry
+    from psmq_tasks.inspection.workers import Worker
 
 __all__ = ["AsyncInspector", "Inspector"]
 
@@ -68,6 +69,22 @@ class Inspector:
     def queues(self) -> list[QueueInfo]:
         """Every queue's counts, ages, counters and settings, by name."""
         return self._drive(flows.queues())
+
+    def stats(self, queue: str | None = None, minutes: int = 5) -> list[QueueStats]:
+        """What a queue, or each, did in the last whole ``minutes`` (1 … 480) and the one that runs."""
+        return self._drive(flows.stats(queue, minutes))
+
+    def workers(self) -> list[Worker]:
+        """The workers that are there, by host and pid."""
+        return self._drive(flows.workers())
+
+    def diagnose(self) -> list[Finding]:
+        """Is the server set up to keep messages, are the queues well, are calls signed? Reads only."""
+        return self._drive(flows.diagnose())
+
+    def audit(self, queue: str) -> list[Finding]:
+        """Recount a queue's books, page by page."""
+        return self._drive(flows.audit(queue))
 
     def messages(self, queue: str, state: str = "ready", limit: int = 10) -> list[QueuedMessage]:
         """The first messages that are ready, delayed, leased or dead, in their order; nothing changes."""
@@ -209,6 +226,22 @@ class AsyncInspector:
     async def queues(self) -> list[QueueInfo]:
         """Every queue's counts, ages, counters and settings, by name."""
         return await self._drive(flows.queues())
+
+    async def stats(self, queue: str | None = None, minutes: int = 5) -> list[QueueStats]:
+        """What a queue, or each, did in the last whole ``minutes`` (1 … 480) and the one that runs."""
+        return await self._drive(flows.stats(queue, minutes))
+
+    async def workers(self) -> list[Worker]:
+        """The workers that are there, by host and pid."""
+        return await self._drive(flows.workers())
+
+    async def diagnose(self) -> list[Finding]:
+        """Is the server set up to keep messages, are the queues well, are calls signed? Reads only."""
+        return await self._drive(flows.diagnose())
+
+    async def audit(self, queue: str) -> list[Finding]:
+        """Recount a queue's books, page by page."""
+        return await self._drive(flows.audit(queue))
 
     async def messages(self, queue: str, state: str = "ready", limit: int = 10) -> list[QueuedMessage]:
         """The first messages that are ready, delayed, leased or dead, in their order; nothing changes."""

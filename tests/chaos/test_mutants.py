@@ -261,7 +261,7 @@ WORKER = (
     Mutant(
         "leases are not extended",
         "psmq_tasks/supervisor.py",
-        "            if not mine:\n                continue\n            try:\n                pairs",
+        "            if not mine or node in failed:\n                continue\n            try:\n                pairs",
         "            if True:\n                continue\n            try:\n                pairs",
         "test_leases_are_kept",
     ),

@@ -36,7 +36,7 @@ def test_what_must_be_known_earlier_has_one(raw):
 
 
 def test_an_entry_keeps_every_option_through_a_life(timed):
-    """m own limit, x expiry, r result ttl, priority: from push through delivery, release and delivery again."""
+    """m own limit, x expiry, r result ttl, g since its first delivery, priority: from push through delivery, release and delivery again."""
     raw = timed()
     id_ = raw.push(b"x", "p-7m9r60000t100000d10")
     raw.later(1)
@@ -47,7 +47,7 @@ def test_an_entry_keeps_every_option_through_a_life(timed):
     raw.settle((id_, receipt, "rd500m20", "", "", ""))
     raw.later(1)
     ((_, receipt, count, _, options, _),) = raw.get()
-    assert (count, options) == (2, f"m9o20x{x}r60000".encode())
+    assert (count, options) == (2, f"m9o20x{x}r60000g1000".encode())
 
 
 def test_a_damaged_entry_is_set_aside_and_the_others_go_on(raw):

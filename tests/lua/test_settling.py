@@ -356,7 +356,7 @@ def test_lease_ends_of_workers_are_crashes(timed):
         raw.exchange(1, mode="worker")
     assert raw.get(1, mode="worker") == []
     ((_, _, count, _, options, _),) = raw.get(1, mode="solo")
-    assert (count, options) == (2, b"c1w1")
+    assert (count, options) == (2, b"c1g12000w1")
 
 
 def test_a_suspect_wakes_the_next_getter_too(timed):

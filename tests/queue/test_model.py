@@ -65,6 +65,7 @@ class Model:
                 "redriven",
                 "expired",
                 "purged",
+                "imported",
             ),
             0,
         )
@@ -460,6 +461,12 @@ class QueueMachine(RuleBasedStateMachine):
         receipts = {id_.decode(): entry.split(b" ")[0].decode() for id_, entry in entries.items()}
         assert {id_: "-" for id_ in model.held} | receipts == {m.id: m.receipt for m in model.held.values()}
         gone = model.counters
+        stats = reader.stats(480)
+        assert [stats.total(what) for what in ("pushed", "delivered", "done", "buried", "expired")] == [
+            gone["sent"], gone["received"], gone["deleted"] + gone["popped"], gone["buried"], gone["expired"]
+        ]  # fmt: skip
+        assert stats.wait.count == gone["received"]
+        assert stats.total("failed") >= gone["released"] - gone["uncounted"]
         assert gone["sent"] == len(model.held) + gone["deleted"] + gone["popped"] + gone["expired"] + gone["purged"]
 
 

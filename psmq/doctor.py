@@ -1,0 +1,254 @@
+"""Is this server set up to keep messages, and are its queues well? Questions that cost it a few milliseconds in all."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from psmq import commands, library
+from psmq.commands import Address, Plain
+from psmq.errors import PsmqError, QueueNotFound
+from psmq.findings import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from psmq.message import MessageRecord, QueueInfo
+
+    Steps = Generator[Any, Any, list[Finding]]
+
+__all__ = ["examine"]
+
+#: the oldest servers that have functions, by flavour
+_OLDEST: Final = {"redis": (7, 0), "valkey": (7, 2)}
+#: seconds: of a trip to the server and back, of difference between clocks, a delivery runs, a message waits
+_SLOW, _APART, _STUCK, _STALE = 0.010, 2.0, 3600.0, 60.0
+#: share of maxmemory from which on it is nearly full; bytes from which on a message is large
+_NEARLY, _LARGE = 0.8, 262_144
+#: what psmq sends, as an administrator's rules see it: command, first key
+_USED: Final = (
+    "FCALL", "FUNCTION|LOAD", "BLPOP", "BLMOVE", "LINDEX", "HMGET", "EXISTS", "SADD", "SREM", "SMEMBERS", "SET", "GET",
+)  # fmt: skip
+
+
+def examine(namespace: str, names: list[str], *, ours: bool) -> Steps:
+    """All of it. ``ours``: an embedded server, whose set-up is ours too."""
+    info = yield Plain(("INFO", "everything"), _info)
+    found = [_version(info)]
+    found += yield from _functions()
+    found += yield from _rights(namespace)
+    found += _memory(info)
+    found += yield from _keeping(info)
+    if not ours:
+        found += yield from _replicas(info)
+    found += yield from _distance()
+    for name in names:
+        try:
+            found += yield from _queue(Address.of(namespace, name))
+        except QueueNotFound:
+            continue  # deleted since it was listed
+    return found
+
+
+def _info(reply: bytes) -> dict[str, str]:
+    lines = (line.partition(":") for line in reply.decode("utf-8", "replace").splitlines() if not line.startswith("#"))
+    return {name: value for name, colon, value in lines if colon}
+
+
+def _text(reply: Any) -> Iterator[str]:
+    """Every word of a nested answer."""
+    if isinstance(reply, bytes):
+        yield reply.decode("utf-8", "replace")
+    elif isinstance(reply, list):
+        for part in reply:
+            yield from _text(part)
+
+
+def _setting(name: str) -> Generator[Any, Any, str | None]:
+    """None: the server does not tell."""
+    try:
+        words: list[str] = yield Plain(("CONFIG", "GET", name), lambda reply: list(_text(reply)))
+    except PsmqError:
+        return None
+    return words[1] if len(words) == 2 else None
+
+
+def _number(info: dict[str, str], name: str) -> int:
+    text = info.get(name, "0")
+    return int(text) if text.isdigit() else 0
+
+
+def _version(info: dict[str, str]) -> Finding:
+    flavour = "valkey" if "valkey_version" in info else "redis"
+    text = info.get(f"{flavour}_version", "?")
+    parts = tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+    oldest = _OLDEST[flavour]
+    if parts and parts < oldest:
+        fix = "upgrade to Valkey 7.2, Redis 7.0 or newer"
+        return Finding("problem", "version", f"{flavour} {text} has no functions, which psmq is made of", fix)
+    return Finding("fine", "version", f"{flavour} {text}")
+
+
+def _functions() -> Steps:
+    ask = Plain(("FUNCTION", "LIST", "LIBRARYNAME", library.NAME, "WITHCODE"), lambda reply: " ".join(_text(reply)))
+    try:
+        text = yield ask
+    except PsmqError as error:
+        fix = "no need to do anything if programs work; ACL SETUSER … +function|list lets doctor look"
+        return [Finding("advice", "functions", f"cannot be listed ({error})", fix)]
+    stored = re.search(r"^calls\.revision = (\d+)$", text, re.MULTILINE)
+    if stored is None:
+        fix = "the first command brings it; where that is not allowed: psmq server load URL"
+        return [Finding("advice", "functions", f"{library.NAME} is not loaded", fix)]
+    theirs, ours = int(stored[1]), library.revision()
+    if theirs < ours:
+        fix = "the next command replaces it; where that is not allowed: psmq server load URL"
+        return [Finding("advice", "functions", f"{library.NAME} has revision {theirs}, this psmq has {ours}", fix)]
+    newer = f"; this psmq has {ours}" if theirs > ours else ""
+    return [Finding("fine", "functions", f"{library.NAME}, revision {theirs}{newer}")]
+
+
+def _rights(namespace: str) -> Steps:
+    try:
+        (user,) = yield Plain(("ACL", "WHOAMI"), lambda reply: list(_text(reply)))
+        refused = []
+        key = f"{namespace}:{{doctor}}"
+        for command in _USED:
+            words = {
+                "FCALL": ("FCALL", f"{library.NAME}_exchange", 2, key, f"{key}:never"),
+                "FUNCTION|LOAD": ("FUNCTION", "LOAD", "x"),
+                "BLPOP": ("BLPOP", key, 1),
+                "BLMOVE": ("BLMOVE", key, key, "LEFT", "LEFT", 1),
+                "LINDEX": ("LINDEX", key, 0),
+            }.get(command, (command, key, "x", "x")[: 2 if command in ("SMEMBERS", "GET", "EXISTS") else 3])
+            answer = yield Plain(("ACL", "DRYRUN", user, *words), lambda reply: " ".join(_text(reply)))
+            if answer != "OK":
+                refused.append(command)
+    except PsmqError:
+        return [Finding("fine", "rights", "this user may not ask what it may do; what it did here was allowed")]
+    if not refused:
+        return [Finding("fine", "rights", f"user {user} may do all that psmq does")]
+    allowed = " ".join(f"+{command.lower()}" for command in refused)
+    fix = f"ACL SETUSER {user} {allowed} ~{namespace}:*"
+    if refused == ["FUNCTION|LOAD"]:
+        fix += ", or an administrator runs psmq server load URL with each new psmq"
+        return [Finding("advice", "rights", f"user {user} may not load functions", fix)]
+    return [Finding("problem", "rights", f"user {user} may not {', '.join(refused)}", fix)]
+
+
+def _memory(info: dict[str, str]) -> list[Finding]:
+    found = []
+    used, most = _number(info, "used_memory"), _number(info, "maxmemory")
+    policy = info.get("maxmemory_policy", "?")
+    if policy != "noeviction":
+        message = f"maxmemory-policy is {policy}: a full server throws away keys, and messages with them"
+        found.append(Finding("problem", "eviction", message, "CONFIG SET maxmemory-policy noeviction, and in its file"))
+    else:
+        found.append(Finding("fine", "eviction", "noeviction: a full server refuses pushes and loses nothing"))
+    if most and used > most * _NEARLY:
+        message = f"{used / 2**20:.0f} of {most / 2**20:.0f} MiB are used: pushes will be refused"
+        fix = "let workers drain it, or CONFIG SET maxmemory to more; psmq queues tells which queue is long"
+        found.append(Finding("problem", "memory", message, fix))
+    elif most:
+        found.append(Finding("fine", "memory", f"{used / 2**20:.0f} of {most / 2**20:.0f} MiB are used"))
+    else:
+        found.append(Finding("fine", "memory", f"{used / 2**20:.0f} MiB are used, without a limit (maxmemory 0)"))
+    return found
+
+
+def _keeping(info: dict[str, str]) -> Steps:
+    found = []
+    if info.get("aof_enabled") == "1":
+        fsync = yield from _setting("appendfsync")
+        if fsync == "no":
+            message = "appendfsync is no: a power cut costs up to half a minute of messages"
+            found.append(Finding("problem", "persistence", message, "CONFIG SET appendfsync everysec, and in its file"))
+        else:
+            seconds = {"always": "nothing", None: "as much as appendfsync says"}.get(fsync, "a second or two")
+            found.append(
+                Finding("fine", "persistence", f"appendonly, fsync {fsync or '?'}: a power cut costs {seconds}")
+            )
+        if info.get("aof_last_write_status", "ok") != "ok":
+            found.append(Finding("problem", "persistence", "the last write to disk failed", "is its disk full?"))
+        return found
+    save = yield from _setting("save")
+    fix = "CONFIG SET appendonly yes, and appendonly yes in its file"
+    if save == "":
+        message = "nothing is written to disk: a restart loses every message"
+        found.append(Finding("problem", "persistence", message, fix))
+    else:
+        message = "only snapshots are written to disk: a crash loses what came since the last one"
+        found.append(Finding("problem", "persistence", message, fix))
+    if info.get("rdb_last_bgsave_status", "ok") != "ok":
+        found.append(Finding("problem", "persistence", "the last snapshot failed", "is its disk full?"))
+    return found
+
+
+def _replicas(info: dict[str, str]) -> Steps:
+    role, count = info.get("role", "?"), _number(info, "connected_slaves")
+    if role != "master":
+        fix = "name the primary, or a Sentinel: redis+sentinel://"
+        return [Finding("problem", "replication", f"this is a {role}: it takes no messages", fix)]
+    if not count:
+        fix = "a replica and Sentinel, if the machine must not be a single point of failure"
+        return [Finding("advice", "replication", "no replica: when its machine is lost, so are its messages", fix)]
+    least = yield from _setting("min-replicas-to-write")
+    if least == "0":
+        message = f"{count} replicas, min-replicas-to-write 0: an isolated primary takes messages that a failover drops"
+        return [Finding("advice", "replication", message, "CONFIG SET min-replicas-to-write 1, and in its file")]
+    return [Finding("fine", "replication", f"{count} replicas, min-replicas-to-write {least or '?'}")]
+
+
+def _distance() -> Steps:
+    trips, apart = [], 0.0
+    for _ in range(5):
+        sent, local = time.perf_counter(), time.time()
+        theirs = yield Plain(("TIME",), lambda reply: int(reply[0]) + int(reply[1]) / 1e6)
+        trips.append(time.perf_counter() - sent)
+        apart = theirs - local - trips[-1] / 2
+    trip = sorted(trips)[2]
+    found = []
+    if trip > _SLOW:
+        message = f"a trip takes {trip * 1000:.1f} ms: one push after the other makes {1 / trip:.0f} in a second"
+        found.append(Finding("advice", "latency", message, "push_many and delay_many; run it nearer"))
+    else:
+        found.append(Finding("fine", "latency", f"a trip takes {trip * 1000:.1f} ms"))
+    if abs(apart) > _APART:
+        message = f"{apart:+.1f} s from this machine's: the server's decides, and ages shown here are off"
+        found.append(Finding("advice", "clock", message, "run an NTP client on both"))
+    else:
+        found.append(Finding("fine", "clock", f"{apart * 1000:+.0f} ms from this machine's"))
+    return found
+
+
+def _queue(address: Address) -> Steps:
+    info: QueueInfo = yield commands.info(address)
+    subject = f"queue {address.name}"
+    found = []
+    if info.ready and not info.consumers and not info.paused:
+        message = f"{info.ready} messages wait and nobody has asked for one within the last minute"
+        found.append(Finding("problem", subject, message, f"psmq-worker APP -q {address.name}"))
+    elif (info.oldest_ready or 0) > _STALE and not info.paused:
+        message = f"the oldest of {info.ready} ready messages waits for {info.oldest_ready:.0f} s"
+        found.append(Finding("advice", subject, message, "more workers; psmq top shows what those there are do"))
+    if info.paused and info.ready:
+        message = f"paused, and {info.ready} messages wait"
+        found.append(Finding("advice", subject, message, f"psmq resume {address.name}"))
+    if info.dead:
+        fix = f"psmq dead list --queue {address.name}"
+        found.append(Finding("advice", subject, f"{info.dead} dead letters", fix))
+    largest = yield Plain(("HGET", address.base, "largest"), lambda reply: int(reply or 0))
+    if largest > _LARGE:
+        message = f"its largest message had {largest / 1024:.0f} KiB: large ones hold up everybody's commands"
+        found.append(Finding("advice", subject, message, "store the data elsewhere and send where it is"))
+    if info.leased:
+        held: list[MessageRecord] = yield commands.messages(address, "leased", 100, None, data=False)
+        now = datetime.now(UTC)
+        old = [m for m in held if m.first_retrieved and (now - m.first_retrieved).total_seconds() > _STUCK]
+        first = [m for m in old if m.retrieval_count == 1]
+        if first:
+            message = f"{len(first)} messages have been with their holder for more than an hour ({first[0].message_id})"
+            found.append(Finding("advice", subject, message, "psmq workers says who; a time_limit would end it"))
+    return found or [Finding("fine", subject, f"{info.ready} ready, {info.leased} leased, no dead letters")]

@@ -1,0 +1,56 @@
+"""``psmq doctor``: is the server set up to keep messages, and are the queues well."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from psmq_tasks.cli.options import Place, json_option, place_options
+from psmq_tasks.cli.running import FAILED, ExitWith
+from psmq_tasks.cli.showing import print_json, printable
+
+if TYPE_CHECKING:
+    from psmq import Finding
+
+__all__ = ["doctor"]
+
+_MARKS = {"fine": "ok", "advice": "advice", "problem": "PROBLEM"}
+
+
+@click.command()
+@click.argument("server_url", metavar="[URL]", required=False)
+@click.option("--audit", metavar="QUEUE", help="Recount the books of this queue instead.")
+@json_option
+@place_options
+def doctor(place: Place, *, server_url: str | None, audit: str | None, as_json: bool) -> None:
+    """Say whether a server is set up well.
+
+    Does it keep messages safe, and are its queues well? Each finding says what it means and what to do. It only
+    reads, in small steps. --audit counts a queue's messages and notes again and says what does not add up, also
+    while it works. Exit status: 1 when there is a problem, 0 otherwise; advice is none.
+    """
+    if server_url:
+        place = replace(place, url=server_url)
+    with place.inspector() as inspector:
+        found = inspector.audit(audit) if audit is not None else inspector.diagnose()
+        where = inspector.manager.url
+    problems = sum(finding.level == "problem" for finding in found)
+    if as_json:
+        print_json({"url": where, "problems": problems, "findings": [finding.as_dict() for finding in found]})
+    else:
+        for finding in found:
+            _show(finding)
+        click.echo(f"{where}: {problems or 'no'} problem{'' if problems == 1 else 's'}.", err=True)
+    if problems:
+        raise ExitWith(FAILED)
+
+
+def _show(finding: Finding) -> None:
+    mark = _MARKS[finding.level].ljust(7)
+    if finding.level != "fine":
+        mark = click.style(mark, fg="red" if finding.level == "problem" else None, bold=True)
+    click.echo(f"{mark}  {printable(finding.subject)}: {printable(finding.message)}")
+    if finding.fix:
+        click.echo(f"{'':9}→ {printable(finding.fix)}")

@@ -1,0 +1,93 @@
+"""``psmq workers``, ``psmq stats``: who works, and what was done."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from psmq_tasks.cli.options import Number, Place, Seconds, json_option, place_options
+from psmq_tasks.cli.showing import Column, age, draw, duration, print_json
+
+if TYPE_CHECKING:
+    from psmq import QueueStats
+    from psmq_tasks.inspection import Inspector, Worker
+
+__all__ = ["stats", "workers"]
+
+
+@click.command()
+@json_option
+@place_options
+def workers(place: Place, *, as_json: bool) -> None:
+    """List the workers that are there.
+
+    DONE and FAILED are since it started, MEMORY is what its processes have resident, BEAT how long ago it said so:
+    each worker does every 5 s, and one that was silent for 20 s is gone. --json also tells what each slot runs.
+    """
+    with place.inspector() as inspector:
+        found = inspector.workers()
+        where = inspector.manager.url
+    if as_json:
+        print_json({"workers": [worker.as_dict() for worker in found]})
+    elif not found:
+        click.echo(f"No worker has said that it is there, on {where}: psmq-worker APP starts one.", err=True)
+    else:
+        titles = ("SLOTS", "RUNNING", "DONE", "FAILED", "MEMORY", "UP", "BEAT")
+        columns = [Column("WORKER", gives="start"), Column("QUEUES", gives="end")]
+        draw([*columns, *(Column(title, right=True) for title in titles)], map(worker_row, found))
+
+
+def worker_row(worker: Worker) -> tuple[str, ...]:
+    """A worker in a table."""
+    memory = "-" if worker.memory is None else f"{worker.memory / 2**20:.0f}M"
+    numbers = (f"{worker.slots}", f"{worker.running}", f"{worker.done}", f"{worker.failed}", memory)
+    return f"{worker.host}:{worker.pid}", ",".join(worker.queues), *numbers, age(worker.started), age(worker.beat)
+
+
+@click.command()
+@click.argument("queue", required=False)
+@click.option("-m", "--minutes", type=Number(1, 480), default=5, show_default=True, help="Of the last so many minutes.")
+@click.option("-w", "--watch", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option("--every", type=Seconds(0.1, 3600), default=2, show_default=True, help="Seconds between, with --watch.")
+@json_option
+@place_options
+def stats(place: Place, *, queue: str | None, minutes: int, watch: bool, every: float, as_json: bool) -> None:
+    """Say what QUEUE, or each queue, did in the last minutes.
+
+    IN and OUT are messages pushed and finished in a second, FAILED deliveries that came back or were lost, DEAD what
+    was buried. WAIT is from being ready to delivery, RUN from delivery to the end of it: half were as fast as the
+    first number, 95 % as the second. The server keeps eight hours; with --json --watch, one line for each look.
+    """
+    with place.inspector() as inspector:
+        while True:
+            found = inspector.stats(queue, minutes)
+            if as_json:
+                print_json({"queues": [one.as_dict() for one in found]}, line=watch)
+            else:
+                _show(inspector, found)
+            if not watch:
+                return
+            time.sleep(every)
+            if not as_json:
+                click.echo()
+
+
+def _show(inspector: Inspector, found: list[QueueStats]) -> None:
+    if not found:
+        click.echo(f"There are no queues on {inspector.manager.url}: the first push makes one.", err=True)
+        return
+    titles = ("IN/S", "OUT/S", "FAILED", "DEAD", "WAIT 50%", "95%", "RUN 50%", "95%")
+    draw([Column("QUEUE", gives="end"), *(Column(title, right=True) for title in titles)], map(_row, found))
+
+
+def _row(stats: QueueStats) -> tuple[str, ...]:
+    times = (histogram.percentile(percent) for histogram in (stats.wait, stats.run) for percent in (50, 95))
+    counts = (f"{stats.total('failed')}", f"{stats.total('buried')}")
+    return stats.name, per_second(stats.rate("pushed")), per_second(stats.rate("done")), *counts, *map(duration, times)
+
+
+def per_second(rate: float) -> str:
+    """``0 0.03 2.5 140``"""
+    return f"{rate:.0f}" if rate >= 9.95 or rate == 0 else f"{rate:.1f}" if rate >= 0.095 else f"{rate:.2f}"
