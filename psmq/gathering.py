@@ -121,10 +121,14 @@ class Gatherer:
                 self._alone.release()
         entry = _Waiting(push, clock)
         with self._starting:
-            self._queue.put(entry)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._send_all, name="psmq-pushes", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._send_all, name="psmq-pushes", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads, or the interpreter ends: everybody goes alone
+                    return self._run(push, clock)
+                self._thread = thread
+            self._queue.put(entry)
         entry.done.acquire()
         if entry.ids is not None:
             return entry.ids

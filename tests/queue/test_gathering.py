@@ -191,3 +191,17 @@ def test_one_that_pushes_alone_goes_straight_to_the_server(kind, queue, in_loop)
         assert len(asyncio.all_tasks()) == 1
 
     in_loop(body)
+
+
+def test_where_no_thread_can_be_started_everybody_goes_alone(queue, monkeypatch):
+    """At a limit of threads, or when the interpreter ends: nobody waits for a thread that never came."""
+    gatherer = queue._link._gatherer
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with gatherer._alone, monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        queue.push(b"alone")
+    together(8, lambda index: [queue.push(b"x") for _ in range(10)])
+    assert queue.info().ready == 81
