@@ -230,16 +230,14 @@ def exchange(
     done: list[str] = []
     done_receipt = ""
     for message_id, receipt, settlement in settlements:
-        if type(settlement) is Delete and settlement.result is None and message_id and " " not in message_id:
-            if receipt != done_receipt and done:
-                args += (" ".join(done), done_receipt, "D", "", "", "")
-                done = []
+        plain = type(settlement) is Delete and settlement.result is None and message_id and " " not in message_id
+        if done and not (plain and receipt == done_receipt):
+            args += (" ".join(done), done_receipt, "D", "", "", "")
+            done = []
+        if plain:
             done_receipt = receipt
             done.append(message_id)
             continue
-        if done:
-            args += (" ".join(done), done_receipt, "D", "", "", "")
-            done = []
         args += (message_id, receipt)
         if type(settlement) is Delete:
             args += ("d", "", "", _given("result", settlement.result))
