@@ -52,16 +52,19 @@ def exchange(
     # What is just to be deleted, of one delivery: one settlement, with the ids in the place of the id.
     done: list[str] = []
     done_receipt = ""
+    sizes: list[int] = []
     for message_id, receipt, settlement in settlements:
         plain = type(settlement) is Delete and settlement.result is None and message_id and " " not in message_id
         if done and not (plain and receipt == done_receipt):
             args += (" ".join(done), done_receipt, "D", "", "", "")
+            sizes.append(len(done))
             done = []
         if plain:
             done_receipt = receipt
             done.append(message_id)
             continue
         args += (message_id, receipt)
+        sizes.append(1)
         if type(settlement) is Delete:
             args += ("d", "", "", optional_bytes("result", settlement.result))
         elif type(settlement) is Release:
@@ -85,10 +88,11 @@ def exchange(
             raise errors.InvalidOption("settlement", f"must be Delete, Release or Bury, not {settlement!r}")
     if done:
         args += (" ".join(done), done_receipt, "D", "", "", "")
+        sizes.append(len(done))
     name = address.name
 
     def parse(reply: Any) -> Delivered:
-        words = [word.decode() for word in reply[0]]
+        words = _words(reply[0], sizes)
         receipt = reply[4].decode()
         messages = [
             MessageRecord(
@@ -99,6 +103,19 @@ def exchange(
         return Delivered(words, None if reply[1] < 0 else reply[1] / 1000, reply[2] == 1, reply[3], messages)
 
     return Command("exchange", address, args, parse)
+
+
+def _words(reply: Sequence[bytes], sizes: Sequence[int]) -> list[str]:
+    """A word for each message: one answer stands for many when all of them are done, else a letter for each."""
+    words: list[str] = []
+    for answer, size in zip(reply, sizes, strict=True):
+        if size == 1:
+            words.append("stale" if answer == b"s" else answer.decode())
+        elif answer == b"done":
+            words += ["done"] * size
+        else:
+            words += ["done" if letter == b"d"[0] else "stale" for letter in answer]
+    return words
 
 
 def _release(settlement: Release) -> str:

@@ -36,6 +36,28 @@ function batch.put(writes, command, key, first, second)
     found[#found + 1] = second
 end
 
+-- Small zsets and hashes are kept by the server as lists that are searched from their start: putting 64 members into
+-- one takes longer than all else that a call does. One member that is too long for a list turns it into a table, which
+-- it stays when that member is taken out again. So many members at once are worth the two commands.
+local enough = 24
+local too_long = 'one member longer than 64 bytes: what it is put into becomes a table'
+
+-- As batch.put for all of `pairs`, { first, second, … }, sent at once.
+-- hold: the command that takes one out
+function batch.put_many(command, hold, key, pairs)
+    local many = #pairs >= enough * 2
+    if many then
+        if command == 'ZADD' then
+            redis.call(command, key, 0, too_long, unpack(pairs))
+        else
+            redis.call(command, key, too_long, too_long, unpack(pairs))
+        end
+        redis.call(hold, key, too_long)
+    else
+        redis.call(command, key, unpack(pairs))
+    end
+end
+
 local function send(found)
     local size = #found
     for start = 1, size, most do

@@ -43,18 +43,31 @@ function entries.place(priority, ms)
     return -priority * entries.step + ms
 end
 
--- The options in front of a stored value: { p m x r n }, nil when the value is not one of ours.
+-- Heads that were read, by their text: the messages of one program have few different ones.
+local heads, known, most_known = {}, 0, 1000
+
+-- The options in front of a stored value: { p m x r n, options (as a state entry spells m and r) }, nil when the value
+-- is not one of ours. Not to be changed: others are given the same one.
 function entries.head(value)
     local stop = string.find(value, ';', 1, true)
     if not stop or stop > 120 then
         return nil
     end
-    local head = {}
-    for letter, number in string.gmatch(string.sub(value, 1, stop - 1), '(%l)(%-?%d+)') do
-        head[letter] = tonumber(number)
-    end
-    if head.p and (head.p > 100 or head.p < -100) then
-        head.p = nil
+    local text = string.sub(value, 1, stop - 1)
+    local head = heads[text]
+    if not head then
+        head = {}
+        for letter, number in string.gmatch(text, '(%l)(%-?%d+)') do
+            head[letter] = tonumber(number)
+        end
+        if head.p and (head.p > 100 or head.p < -100) then
+            head.p = nil
+        end
+        head.options = entries.options({ m = head.m, r = head.r })
+        if known >= most_known then
+            heads, known = {}, 0
+        end
+        heads[text], known = head, known + 1
     end
     return head, stop
 end

@@ -39,26 +39,37 @@ end
 -- Gives each taken message its lease. received counts deliveries, so a receipt is unique: the count after this call
 -- and the nonce, which no failover repeats.
 local function lease(call, taken, ends, worker, reply)
-    local k, writes, ids = call.k, call.writes, {}
+    local k, ids, leases, states = call.k, {}, {}, {}
     local received = call.queue.received + #taken
     local receipt = string.format('%.0f-%s', received, call.nonce)
-    local now = entries.integer(call.now)
+    local now, until_then = entries.integer(call.now), entries.integer(ends)
+    -- State entries as entries.text() spells them. Numbers are the dearest part of that, and most are at hand as text.
+    local of_new = receipt .. ' 1 ' .. now .. ' '
+    local suffix = worker and 'w1' or ''
     reply[5] = receipt
-    for index, message in ipairs(taken) do
-        local entry, id = message.entry, message.id
-        local count = string.format('%d', entry.count + 1)
-        local first = entry.first == 0 and now or entries.integer(entry.first)
-        -- how much later than the first delivery this one is
-        entry.g = entry.first > 0 and call.now > entry.first and call.now - entry.first or nil
-        entry.w = worker
-        local options = entries.options(entry)
-        batch.put(writes, 'ZADD', k.leased, ends, id)
-        -- as entries.text() spells it; numbers are the dearest part of it, and most of them are at hand as text
-        local text = receipt .. ' ' .. count .. ' ' .. first .. ' ' .. message.place .. ' ' .. options
-        batch.put(writes, 'HSET', k.state, id, text)
-        show(reply, index * 5, id, entry.count + 1, first, options, message.value)
+    for index, entry in ipairs(taken) do
+        local id, count, first, options, text = entry.id, 1, now, nil, nil
+        if entry.options then
+            options = entry.options .. suffix
+            text = of_new .. entry.place_text .. ' ' .. options
+        else
+            count = entry.count + 1
+            if entry.first > 0 then
+                first = entries.integer(entry.first)
+                -- how much later than the first delivery this one is
+                entry.g = call.now > entry.first and call.now - entry.first or nil
+            end
+            entry.w = worker
+            options = entries.options(entry)
+            text = string.format('%s %d %s %s %s', receipt, count, first, entry.place_text, options)
+        end
+        leases[index * 2 - 1], leases[index * 2] = until_then, id
+        states[index * 2 - 1], states[index * 2] = id, text
+        show(reply, index * 5, id, count, first, options, entry.value)
         ids[index] = id
     end
+    batch.put_many('ZADD', 'ZREM', k.leased, leases)
+    batch.put_many('HSET', 'HDEL', k.state, states)
     rollups.delivered(call, taken)
     return receipt, ids
 end
@@ -71,7 +82,7 @@ end
 -- argv: clock, revision, client, number, nonce, limit (0 … 1000), visibility timeout in ms or '',
 --   mode (plain | worker: holders extend leases, suspects are left | solo: one suspect), then settlements of six parts
 --   (see settling.read)
--- returns { words, wait in ms or -1, more (1: ask again at once), suspects waiting, receipt, then five parts for each
+-- returns { a word for each settlement (see settling.settle), wait in ms or -1, more (1: ask again at once), suspects waiting, receipt, then five parts for each
 --   message: id, retrieval_count, first ms, options, value }
 function messages.exchange(ks, argv)
     local call, refusal = calls.begin(ks, argv)
@@ -152,33 +163,33 @@ function messages.pop(ks, argv)
         return reply
     end
     local k, answer, fields = call.k, 'p;', nil
-    local message, more, cut
+    local entry, more, cut
     if not call.queue.paused then
         more = moving.promote(call)
         batch.flush(call.writes)
         call.writes = batch.new()
         local taken
         taken, cut = moving.take(call, 1, 'plain')
-        message = taken[1]
+        entry = taken[1]
     end
-    if not message and (more or cut) then
+    if not entry and (more or cut) then
         reply[1], answer = 'more', 'more'
-    elseif message then
-        local entry, id = message.entry, message.id
+    elseif entry then
+        local id = entry.id
         entry.count = entry.count + 1
         if entry.first == 0 then entry.first = call.now end
         for _, key in ipairs({ k.messages, k.state, k.failures }) do
             batch.drop(call.writes, 'HDEL', key, id)
         end
         local options = entries.options(entry)
-        show(reply, 0, id, entry.count, entries.integer(entry.first), options, message.value)
-        answer = string.format('p;%s %d %.0f %s;', id, entry.count, entry.first, options) .. message.value
+        show(reply, 0, id, entry.count, entries.integer(entry.first), options, entry.value)
+        answer = string.format('p;%s %d %.0f %s;', id, entry.count, entry.first, options) .. entry.value
         calls.count(call, 'popped', 1)
-        rollups.delivered(call, { message })
+        rollups.delivered(call, { entry })
         fields = { 'received', entries.integer(call.queue.received + 1) }
     end
     calls.finish(call, answer, fields, true)
-    if message and waiting(k) then
+    if entry and waiting(k) then
         calls.arm(call)
     end
     return reply

@@ -150,8 +150,9 @@ end
 
 -- Takes up to `limit` messages out of the ready, in their order.
 -- mode: 'plain' all alike; 'worker' leaves suspects for a process of their own; 'solo' takes one suspect
--- returns { { id, entry, place as text, value }, … }, more; damaged and expired ones are set aside on the way and do not count,
---   more is true when they were so many that it gave up
+-- returns entries with their id, value and place_text, and the options of those that were never delivered; more.
+--   Damaged and expired ones are set aside on the way and do not count; more is true when they were so many that it
+--   gave up.
 function moving.take(call, limit, mode)
     local k, taken, bytes = call.k, {}, 0
     local weigh = limit * (call.queue.largest or 0) > most_bytes
@@ -183,16 +184,22 @@ function moving.take(call, limit, mode)
             return taken, false
         end
         local values, states = batch.fetch(k.messages, ids), batch.fetch(k.state, ids)
+        if type(from) == 'table' then
+            for _, id in ipairs(ids) do
+                batch.drop(call.writes, 'ZREM', from[id], id)
+            end
+        else
+            redis.call('ZREM', from, unpack(ids))
+        end
         for index, id in ipairs(ids) do
             local value, state = values[index], states[index]
-            local head = value and (string.byte(value) == 59 and {} or entries.head(value)) -- 59: ';'
-            local entry
+            local head = value and entries.head(value)
+            local place, entry = tonumber(places[index]), nil
             if state then
                 entry = entries.parse(state)
             elseif head then
-                entry = entries.fresh(head, tonumber(places[index]))
+                entry = { receipt = '-', count = 0, first = 0, place = place, m = head.m, r = head.r, options = head.options }
             end
-            batch.drop(call.writes, 'ZREM', type(from) == 'table' and from[id] or from, id)
             if not entries.is_id(id) then
                 dead.set_aside(call, id, 'its id is none of ours')
             elseif not head then
@@ -202,15 +209,14 @@ function moving.take(call, limit, mode)
             elseif entry.x and entry.x <= call.now then
                 dead.expire(call, id, entry)
             else
-                entry.place = tonumber(places[index])
-                if not entries.is_place(entry.place) then
-                    entry.place = call.now
-                    places[index] = entries.integer(call.now)
+                entry.id, entry.value, entry.place, entry.place_text = id, value, place, places[index]
+                if not entries.is_place(place) then
+                    entry.place, entry.place_text = call.now, entries.integer(call.now)
                 end
                 if entry.x then
                     batch.drop(call.writes, 'ZREM', k.expiring, id)
                 end
-                taken[#taken + 1] = { id = id, entry = entry, place = places[index], value = value }
+                taken[#taken + 1] = entry
             end
         end
         batch.flush(call.writes)

@@ -34,12 +34,12 @@ end
 
 -- Deliveries: each waited since it became ready, which its place tells. Neighbours waited for about as long, so most
 -- are counted by two comparisons.
--- taken: { entry }, …
+-- taken: entries
 function rollups.delivered(call, taken)
     local now, step, count = call.now, entries.step, 0
     local at, from, to = 0, 0, 0
     for index = 1, #taken do
-        local ms = now - taken[index].entry.place % step
+        local ms = now - taken[index].place % step
         if ms < from or ms >= to then
             if count > 0 then add(call, waited + at, count) end
             at, from, to = bucket(ms)
@@ -53,9 +53,9 @@ function rollups.delivered(call, taken)
     end
 end
 
--- The end of a delivery: it ran since it was delivered. What was delivered once was so when it was first; for others g
+-- The end of `count` deliveries: they ran since they were delivered. What was delivered once was so when it was first; for others g
 -- tells how much later. One receipt is one moment, so a batch is looked at once.
-function rollups.ran(call, receipt, state)
+function rollups.ran(call, receipt, state, count)
     if receipt ~= call.ran_receipt then
         call.ran_receipt, call.ran_place = receipt, nil
         local first, options = string.match(state, '^%d+ (%d+) %-?%d+ ?(%w*)$', #receipt + 2)
@@ -64,7 +64,7 @@ function rollups.ran(call, receipt, state)
         end
     end
     if call.ran_place then
-        add(call, call.ran_place, 1)
+        add(call, call.ran_place, count)
     end
 end
 

@@ -52,26 +52,21 @@ function settling.read(argv, first)
     return items
 end
 
--- Deletes what may be deleted: the latest receipt, wherever the message is by now.
+-- Deletes what may be deleted: the latest receipt, wherever the message is by now. A thousand at most: unpack() takes
+-- them all.
 local function delete(call, ids)
-    local k, writes = call.k, call.writes
-    local have_failed = redis.call('EXISTS', k.failures) == 1
-    for _, id in ipairs(ids) do
-        batch.drop(writes, 'HDEL', k.messages, id)
-        batch.drop(writes, 'HDEL', k.state, id)
-        if have_failed then
-            batch.drop(writes, 'HDEL', k.failures, id)
-        end
+    local k = call.k
+    redis.call('HDEL', k.messages, unpack(ids))
+    redis.call('HDEL', k.state, unpack(ids))
+    if redis.call('EXISTS', k.failures) == 1 then
+        redis.call('HDEL', k.failures, unpack(ids))
     end
     if redis.call('ZREM', k.leased, unpack(ids)) < #ids then
         -- A lease had ended: the message is back among the ready, or dead by its count.
-        for _, id in ipairs(ids) do
-            batch.drop(writes, 'ZREM', k.ready, id)
-            batch.drop(writes, 'ZREM', k.suspects, id)
-            batch.drop(writes, 'ZREM', k.dead, id)
-            batch.drop(writes, 'ZREM', k.expiring, id)
-            batch.drop(writes, 'HDEL', k.reasons, id)
+        for _, key in ipairs({ k.ready, k.suspects, k.dead, k.expiring }) do
+            redis.call('ZREM', key, unpack(ids))
         end
+        redis.call('HDEL', k.reasons, unpack(ids))
     end
     calls.count(call, 'deleted', #ids)
 end
@@ -141,7 +136,7 @@ local function put_away(call, item, state)
         batch.drop(writes, 'ZREM', k.expiring, item.id)
     end
     if item.verb == 'b' or item.options.u ~= 1 then
-        rollups.ran(call, item.receipt, state)
+        rollups.ran(call, item.receipt, state, 1)
     end
     dead.note(call, item.id, item.failure)
     if item.verb == 'b' then
@@ -152,49 +147,63 @@ local function put_away(call, item, state)
     return release(call, item, entry)
 end
 
--- Settles a list; each stands for itself: a stale receipt changes nothing for its message, nor for the others.
--- returns a word for each message: done | stale | dead (a release that met the limit)
-function settling.settle(call, items)
-    local words, ids, seen, deleted = {}, {}, {}, {}
+-- The state entries of all messages of a list, in its order.
+local function states_of(call, items)
+    if #items == 1 and items[1].ids then
+        return batch.fetch(call.k.state, items[1].ids)
+    end
+    local ids = {}
     for _, item in ipairs(items) do
         for _, id in ipairs(item.ids or { item.id }) do
             ids[#ids + 1] = id
         end
     end
-    local states, index = batch.fetch(call.k.state, ids), 0
-    -- The state of the next message of the list if it is still held with this receipt; its word is set here otherwise.
-    local function next_held(id, receipt)
-        index = index + 1
-        local state = states[index]
-        if state and not seen[id] and entries.is_of(state, receipt) then
-            return state
-        end
-        words[index] = 'stale'
-    end
-    local function delete_next(id, receipt)
-        local state = next_held(id, receipt)
-        if state then
-            seen[id], words[index], deleted[#deleted + 1] = true, 'done', id
-            rollups.ran(call, receipt, state)
-        end
-        return state
-    end
-    for _, item in ipairs(items) do
-        if item.ids then
-            for _, id in ipairs(item.ids) do
-                delete_next(id, item.receipt)
+    return batch.fetch(call.k.state, ids)
+end
+
+-- Settles a list; each stands for itself: a stale receipt changes nothing for its message, nor for the others.
+-- returns a word for each item: done | stale | dead (a release that met the limit); for many ids together done when all
+--   are, otherwise a letter for each: d | s
+function settling.settle(call, items)
+    local words, seen, deleted = {}, {}, {}
+    local states, index = states_of(call, items), 0
+    -- Of some ids, those held with this receipt will be deleted. returns how many, the state of one, letters
+    local function delete_held(ids, receipt)
+        local count, letters, state = 0, {}, nil
+        local mark, length = receipt .. ' ', #receipt + 1
+        for position, id in ipairs(ids) do
+            index = index + 1
+            local found = states[index]
+            if found and not seen[id] and length > 3 and string.sub(found, 1, length) == mark then
+                count = count + 1
+                seen[id], deleted[#deleted + 1], letters[position], state = true, id, 'd', found
+            else
+                letters[position] = 's'
             end
+        end
+        if count > 0 then
+            rollups.ran(call, receipt, state, count)
+        end
+        return count, state, letters
+    end
+    for position, item in ipairs(items) do
+        if item.ids then
+            local count, _, letters = delete_held(item.ids, item.receipt)
+            words[position] = count == #item.ids and 'done' or table.concat(letters)
         elseif item.verb == 'd' then
-            local state = delete_next(item.id, item.receipt)
-            if state and item.result ~= '' then
+            local count, state = delete_held({ item.id }, item.receipt)
+            words[position] = count == 1 and 'done' or 'stale'
+            if count == 1 and item.result ~= '' then
                 dead.keep_result(call, item.id, entries.parse(state) or {}, item.result)
             end
         else
-            local state = next_held(item.id, item.receipt)
-            if state then
-                words[index] = put_away(call, item, state)
-                seen[item.id] = words[index] ~= 'stale' or nil
+            index = index + 1
+            local state, word = states[index], 'stale'
+            if state and not seen[item.id] and entries.is_of(state, item.receipt) then
+                word = put_away(call, item, state)
+                seen[item.id] = word ~= 'stale' or nil
             end
+            words[position] = word
         end
     end
     if #deleted > 0 then

@@ -28,8 +28,8 @@ QUEUE = (
     Mutant(
         "settlements do not compare receipts",
         "psmq/lua/settling.lua",
-        "if state and not seen[id] and entries.is_of(state, receipt) then",
-        "if state and not seen[id] then",
+        "and length > 3 and string.sub(found, 1, length) == mark then",
+        "then",
     ),
     Mutant(
         "extend does not compare receipts",

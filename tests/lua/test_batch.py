@@ -35,3 +35,16 @@ def test_a_batch_costs_a_dozen_commands(own_server):
         ran = sum(found["calls"] for name, found in calls.items() if name != "cmdstat_fcall")
         assert words == ["done"] * 64
         assert ran < 64
+
+
+def test_many_leases_make_tables_of_their_keys(raw):
+    """A list would be searched from its start for each of them; what made the table is not left behind."""
+    for _ in range(70):
+        raw.push()
+    assert len(raw.get(5)) == 5
+    assert raw.server.object("encoding", f"{raw.base}:leased") == b"listpack"
+    held = raw.get(64)
+    for part, kind, count in (("leased", b"skiplist", "zcard"), ("state", b"hashtable", "hlen")):
+        assert raw.server.object("encoding", f"{raw.base}:{part}") == kind
+        assert getattr(raw.server, count)(f"{raw.base}:{part}") == 69
+    assert [id_ for id_, *_ in held] == sorted(id_ for id_, *_ in held)

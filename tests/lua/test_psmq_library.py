@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "15f1c8fd46564d22"
+EXPECTED_DIGEST = "1faf8c99355b62fd"
 
 
 def functions(raw_server):
