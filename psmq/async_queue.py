@@ -126,13 +126,21 @@ class AsyncQueue(QueueFlows):
         max_retrievals: int | None = None,
         metadata: Mapping[str, str] | None = None,
         result_ttl: float | timedelta | None = None,
+        progress: Callable[[list[str]], object] | None = None,
     ) -> list[str]:
         """Store many messages, a thousand in one trip; each thousand is stored whole or not at all. → their ids
 
-        Items are data, or NewMessage with options of their own. An iterable is read as it is sent.
+        Items are data, or NewMessage with options of their own. An iterable is read as it is sent, a thousand ahead at
+        most. ``progress`` is called with the ids of each thousand as soon as it is stored.
         """
         options = NewMessage(b"", delay, priority, ttl, None, max_retrievals, metadata, result_ttl)
-        return [found for command in self._pushes(items, options) for found in await self._run(command)]
+        ids: list[str] = []
+        for command in self._pushes(items, options):
+            stored = await self._run(command)
+            ids += stored
+            if progress is not None:
+                progress(stored)
+        return ids
 
     async def get(
         self, *, wait: float | timedelta = 0, visibility_timeout: float | timedelta | None = None

@@ -25,7 +25,7 @@ from psmq.errors import PsmqError, ServerUnreachable
 from psmq.gathering import Gatherer
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from psmq.routes import Node
 
@@ -67,13 +67,17 @@ class Line:
         """Held by redis-py's connection alone, which closes it when it is forgotten."""
         return self._connection._sock
 
-    def ask(self, payload: bytes, answers: int, patience: float) -> list[Any]:
-        """Write it and read so many answers, each within ``patience`` seconds."""
+    def ask(
+        self, payload: bytes, answers: int, patience: float, meanwhile: Callable[[], None] | None = None
+    ) -> list[Any]:
+        """Write it and read so many answers, each within ``patience`` seconds; between the two call ``meanwhile``."""
         sock, parser = self._connection._sock, self._parser
         if patience != self._patience:
             self._patience = patience
             sock.settimeout(patience)
         sock.sendall(payload)
+        if meanwhile is not None:
+            meanwhile()
         return [_next_answer(sock, parser) for _ in range(answers)]
 
     def hear(self) -> Any:
@@ -133,15 +137,25 @@ class Channel:
         self._shut = False
         self.identity = Identity()
 
-    def run(self, command: Command[T] | Plain[T], *, clock: str = "", wake: float | None = None) -> T:
-        """Carry out a command; ``wake``: wait so many seconds for the queue's token first."""
+    def run(
+        self,
+        command: Command[T] | Plain[T],
+        *,
+        clock: str = "",
+        wake: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> T:
+        """Carry out a command; ``wake``: wait so many seconds for the queue's token first.
+
+        ``meanwhile`` is called while the server is at it, once for each time that it is sent; it must not raise.
+        """
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self.identity.renew()
             self.close()
         steps = converse(self.identity, command, self._terms, clock=clock, wake=wake)
         try:
-            return self._drive(steps)
+            return self._drive(steps, meanwhile)
         except PsmqError:
             raise
         except BaseException:
@@ -151,13 +165,13 @@ class Channel:
                 self._hand_back(command.address, clock)
             raise
 
-    def _drive(self, steps: Generator[Step, list[Any], T]) -> T:
+    def _drive(self, steps: Generator[Step, list[Any], T], meanwhile: Callable[[], None] | None) -> T:
         try:
             step = next(steps)
             while True:
                 try:
                     if isinstance(step, Send):
-                        answers = self._send(step)
+                        answers = self._send(step, meanwhile)
                     else:
                         if step.anew:
                             self._drop()
@@ -180,7 +194,7 @@ class Channel:
         finally:
             steps.close()
 
-    def _send(self, step: Send) -> list[Any]:
+    def _send(self, step: Send, meanwhile: Callable[[], None] | None = None) -> list[Any]:
         from redis import exceptions
 
         sent = False
@@ -196,7 +210,7 @@ class Channel:
                 if self._shut:
                     raise ServerUnreachable("shut")
             sent = True
-            answers = line.ask(step.payload, step.answers, self._answers_within + step.patience)
+            answers = line.ask(step.payload, step.answers, self._answers_within + step.patience, meanwhile)
         except exceptions.BusyLoadingError as error:
             raise Lost(str(error), sent=False) from None
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
@@ -249,25 +263,41 @@ class Link:
         self._gatherer = Gatherer(self._run)
         self._pid = os.getpid()
 
-    def run(self, command: Command[T] | Plain[T], *, clock: str = "", wake: float | None = None) -> T:
-        """Carry out a command on a connection that is free; pushes of several threads go together."""
+    def run(
+        self,
+        command: Command[T] | Plain[T],
+        *,
+        clock: str = "",
+        wake: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> T:
+        """Carry out a command on a connection that is free, as Channel.run does; pushes of several threads go together.
+
+        Not those that go on ``meanwhile``: they are a thousand messages already.
+        """
         if self._pid != os.getpid():
             # The parent's connections are dropped unread; its identities stay its own. The number last: another thread
             # that finds it new must find the rest new, too.
             self._idle.clear()
             self._gatherer = Gatherer(self._run)
             self._pid = os.getpid()
-        if is_push(command):
+        if meanwhile is None and is_push(command):
             return self._gatherer.push(command, clock)  # type: ignore[return-value]  # T is what a push answers
-        return self._run(command, clock, wake)
+        return self._run(command, clock, wake, meanwhile)
 
-    def _run(self, command: Command[T] | Plain[T], clock: str, wake: float | None = None) -> T:
+    def _run(
+        self,
+        command: Command[T] | Plain[T],
+        clock: str,
+        wake: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> T:
         try:
             channel = self._idle.pop()  # atomic: no lock is needed between threads
         except IndexError:
             channel = self.channel()
         try:
-            return channel.run(command, clock=clock, wake=wake)
+            return channel.run(command, clock=clock, wake=wake, meanwhile=meanwhile)
         finally:
             if len(self._idle) < KEPT:
                 self._idle.append(channel)

@@ -10,6 +10,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from hiredis import pack_command
+
 from psmq import errors, library
 from psmq.commands import Command, Plain, draw_randoms, error_of, function_name
 
@@ -119,11 +121,8 @@ class Identity:
 
 def pack(words: Sequence[bytes | str | int]) -> bytes:
     """A command as the protocol writes it."""
-    parts = [b"*%d\r\n" % len(words)]
-    for word in words:
-        data = word if type(word) is bytes else str(word).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)
+    packed: bytes = pack_command(tuple(words))  # type: ignore[arg-type]  # its stub says a tuple of one
+    return packed
 
 
 def converse(
@@ -256,7 +255,7 @@ def _library_is_missing(answer: Refused) -> bool:
 def _load(identity: Identity, why: Refused, where: str, key: str) -> Generator[Step, list[Any], str | None]:
     """Give the server our library. → why that must be tried again; None when the command can be"""
     is_older = why.code == "PSMQ_OLD_LIBRARY"
-    words = ["FUNCTION", "LOAD", *(["REPLACE"] if is_older else []), library.source()]
+    words = ("FUNCTION", "LOAD", *(("REPLACE",) if is_older else ()), library.source())
     try:
         (answer,) = yield Send(pack(words), 1, 0.0, key)
     except Lost as lost:

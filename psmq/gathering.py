@@ -1,4 +1,4 @@
-"""Pushes of many threads or coroutines share a trip.
+"""Pushes of many threads or coroutines share a trip, and the next thousand is made while the server stores the last.
 
 Whoever pushes alone goes straight to the server. What is pushed meanwhile is gathered and goes as one command as soon
 as the one before it is answered; each push returns when its own messages are stored. A gathered command that is refused
@@ -13,15 +13,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from psmq.commands import BATCH, Command, joined_pushes, push_size
 from psmq.errors import OutcomeUnknown, PsmqError, ServerUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
-__all__ = ["AsyncGatherer", "Gatherer"]
+__all__ = ["Ahead", "AsyncGatherer", "Gatherer"]
+
+T = TypeVar("T")
 
 Push = Command[list[str]]
 
@@ -29,6 +31,40 @@ Push = Command[list[str]]
 _IDLE: Final = 1.0
 #: bytes in one command
 _MOST_BYTES: Final = 4 * 1024 * 1024
+
+
+class Ahead(Generic[T]):
+    """Iterates, and reads one item ahead when told to; what reading raises comes when that item is due."""
+
+    __slots__ = ("_error", "_found", "_items", "_looked")
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+        self._looked = False
+        self._found: T | None = None
+        self._error: Exception | None = None
+
+    def look(self) -> None:
+        """Read the next item now, unless that was done."""
+        if not self._looked:
+            self._looked = True
+            try:
+                self._found = next(self._items, None)
+            except Exception as error:
+                self._error = error
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        self.look()
+        self._looked, found = False, self._found
+        self._found = None
+        if self._error is not None:
+            raise self._error
+        if found is None:
+            raise StopIteration
+        return found
 
 
 class _Entry:

@@ -61,6 +61,8 @@ class _Manager:
         elif connection is not None:
             self._endpoint = Endpoint.of_client(connection, durability)
         elif db_dir is not None:
+            if "://" in str(db_dir) or str(db_dir) == "memory:":
+                raise InvalidOption("db_dir", "is the folder of an embedded server; a URL is given as url=…")
             self._endpoint = Endpoint.embedded(db_dir, durability)
         else:
             if durability is not None:

@@ -10,10 +10,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from psmq import commands
-from psmq.commands import Address, Delivered, NewMessage, State
+from psmq.commands import BATCH, Address, Delivered, NewMessage, State, push_size
 from psmq.config import QueueConfig, milliseconds
 from psmq.errors import PsmqError
 from psmq.flows import Held, Interrupted, MessageFields, Pause, QueueFlows, Request, Waiting
+from psmq.gathering import Ahead
 from psmq.settlement import Bury, Delete, Release, Settlement
 
 if TYPE_CHECKING:
@@ -121,13 +122,24 @@ class Queue(QueueFlows):
         max_retrievals: int | None = None,
         metadata: Mapping[str, str] | None = None,
         result_ttl: float | timedelta | None = None,
+        progress: Callable[[list[str]], object] | None = None,
     ) -> list[str]:
         """Store many messages, a thousand in one trip; each thousand is stored whole or not at all. → their ids
 
-        Items are data, or NewMessage with options of their own. An iterable is read as it is sent.
+        Items are data, or NewMessage with options of their own. An iterable is read as it is sent, a thousand ahead at
+        most. ``progress`` is called with the ids of each thousand as soon as it is stored.
         """
         options = NewMessage(b"", delay, priority, ttl, None, max_retrievals, metadata, result_ttl)
-        return [found for command in self._pushes(items, options) for found in self._run(command)]
+        ids: list[str] = []
+        ahead = Ahead(self._pushes(items, options))
+        for command in ahead:
+            # Behind a full one there may be more: it is made while the server stores this one.
+            meanwhile = ahead.look if push_size(command)[0] == BATCH else None
+            stored = self._link.run(command, clock=self._clock(), meanwhile=meanwhile)
+            ids += stored
+            if progress is not None:
+                progress(stored)
+        return ids
 
     def get(
         self, *, wait: float | timedelta = 0, visibility_timeout: float | timedelta | None = None

@@ -7,40 +7,36 @@ event loop, and in processes forked from the one that made it.
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 from weakref import WeakValueDictionary
 
-from psmq import NewMessage, draw_randoms, id_random
+from psmq import id_random
 from psmq.config import check_name
-from psmq.errors import InvalidOption, PsmqError, QueueNotFound
+from psmq.errors import InvalidOption, PsmqError
 from psmq_tasks import naming
 from psmq_tasks.access import ServerAccess
 from psmq_tasks.definition import AsyncTask, Call, Task, make_task, wear
 from psmq_tasks.errors import DuplicateTask, UnknownTask, UnsignedPayload
 from psmq_tasks.events import Events
-from psmq_tasks.metadata import describe_call
 from psmq_tasks.options import TaskOptions
-from psmq_tasks.payload import SealedCall, load_call, open_result, seal_call
-from psmq_tasks.results import TaskHandle
+from psmq_tasks.payload import SealedCall, load_call, open_result
 from psmq_tasks.retry import lift
+from psmq_tasks.sending import sends
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import ParamSpec, Unpack
 
     from psmq_tasks.options import TaskSettings
     from psmq_tasks.outcome import Outcome
+    from psmq_tasks.results import TaskHandle
 
     P = ParamSpec("P")
 R = TypeVar("R")
 
 __all__ = ["TaskApp", "app_named", "default_app"]
-
-#: calls that travel in one trip
-BATCH: Final = 1000
 
 
 class TaskDecorator(Protocol):
@@ -209,16 +205,17 @@ class TaskApp(ServerAccess):
 
     def send(self, calls: Iterable[Call[Any]]) -> list[TaskHandle[Any]]:
         """Sends calls of any of its tasks in their order, a thousand per trip and queue; read as they go."""
-        steps = self._sends(calls)
+        steps = sends(self, calls)
         try:
-            queue_name, messages, anew = next(steps)
+            part = next(steps)
             while True:
                 try:
-                    ids = self.queue(queue_name, anew=anew).push_many(messages)
-                except PsmqError as error:
-                    queue_name, messages, anew = steps.throw(error)
+                    queue = self.queue(part.queue_name, anew=part.anew)
+                    queue.push_many(part.messages, progress=part.progress)
+                except Exception as error:  # also what reading and pickling the calls raises
+                    part = steps.throw(error)
                 else:
-                    queue_name, messages, anew = steps.send(ids)
+                    part = next(steps)
         except StopIteration as stop:
             handles: list[TaskHandle[Any]] = stop.value
             return handles
@@ -226,80 +223,20 @@ class TaskApp(ServerAccess):
     async def asend(self, calls: Iterable[Call[Any]]) -> list[TaskHandle[Any]]:
         """send() for async code."""
         await self._akeyring()
-        steps = self._sends(calls)
+        steps = sends(self, calls)
         try:
-            queue_name, messages, anew = next(steps)
+            part = next(steps)
             while True:
                 try:
-                    ids = await (await self.aqueue(queue_name, anew=anew)).push_many(messages)
-                except PsmqError as error:
-                    queue_name, messages, anew = steps.throw(error)
+                    queue = await self.aqueue(part.queue_name, anew=part.anew)
+                    await queue.push_many(part.messages, progress=part.progress)
+                except Exception as error:  # also what reading and pickling the calls raises
+                    part = steps.throw(error)
                 else:
-                    queue_name, messages, anew = steps.send(ids)
+                    part = next(steps)
         except StopIteration as stop:
             handles: list[TaskHandle[Any]] = stop.value
             return handles
-
-    def _sends(
-        self, calls: Iterable[Call[Any]]
-    ) -> Generator[tuple[str, list[NewMessage], bool], list[str], list[TaskHandle[Any]]]:
-        """What both kinds of sending do: yields the messages for a queue (and whether to open it anew), takes ids."""
-        handles: list[TaskHandle[Any]] = []
-        sent: dict[int, TaskHandle[Any]] = {}
-        reading = iter(calls)
-        try:
-            while batch := list(islice(reading, BATCH)):
-                self.events.emit("before_send", app=self, calls=batch)
-                by_queue: dict[str, list[int]] = {}
-                for index, call in enumerate(batch):
-                    by_queue.setdefault(call.task.options.queue or self.name, []).append(index)
-                for queue_name, indices in by_queue.items():
-                    randoms = draw_randoms(len(indices))
-                    messages = [self._message(batch[i], queue_name, r) for i, r in zip(indices, randoms, strict=True)]
-                    try:
-                        ids = yield queue_name, messages, False
-                    except QueueNotFound:  # deleted since we opened it
-                        ids = yield queue_name, messages, True
-                    for index, message_id in zip(indices, ids, strict=True):
-                        task = batch[index].task
-                        kept = task.options.result_ttl > 0
-                        sent[index] = TaskHandle(self, message_id, queue_name, task.name, kept=kept)
-                in_order = [sent[index] for index in range(len(batch))]
-                sent.clear()
-                handles += in_order
-                self.events.emit("after_send", app=self, handles=in_order)
-        except Exception as error:
-            if done := len(handles) + len(sent):
-                error.add_note(f"at least {done} calls had been sent before this error")
-            raise
-        return handles
-
-    def _message(self, call: Call[Any], queue_name: str, random: str) -> NewMessage:
-        task = call.task
-        options = task.options
-        body, by_value = task.dump(call.args, call.kwargs)
-        data = seal_call(
-            self.keyring,
-            namespace=self.namespace,
-            queue=queue_name,
-            random=random,
-            task=task.name,
-            codec=options.codec,
-            by_value=by_value,
-            headers=task.headers,
-            body=body,
-        )
-        return NewMessage(
-            data,
-            options.delay,
-            options.priority,
-            options.ttl,
-            options.deduplication_id,
-            options.max_retrievals,
-            describe_call(task.name, call.args, call.kwargs, arguments=options.show_arguments),
-            options.result_ttl,
-            random,
-        )
 
     # -- results (what TaskHandle asks) -------------------------------------------------------------------------------
 

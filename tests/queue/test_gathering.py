@@ -11,7 +11,7 @@ import redis
 from support import wait_until
 
 from psmq import QueueManager
-from psmq.errors import MessageTooLarge, OutcomeUnknown, QueueFull
+from psmq.errors import MessageTooLarge, NotSerializable, OutcomeUnknown, QueueFull
 
 
 def together(count, work):
@@ -205,3 +205,53 @@ def test_where_no_thread_can_be_started_everybody_goes_alone(queue, monkeypatch)
         queue.push(b"alone")
     together(8, lambda index: [queue.push(b"x") for _ in range(10)])
     assert queue.info().ready == 81
+
+
+def test_a_stream_is_read_a_thousand_ahead_and_tells_how_far_it_is(new_queue):
+    """progress gets the ids of each thousand as it is stored; what fails later leaves these stored."""
+    queue, read, told = new_queue(), [], []
+
+    def items(bad):
+        for number in range(2500):
+            read.append(number)
+            yield object() if number == bad else b"%d" % number
+
+    ids = queue.push_many(items(None), progress=lambda stored: told.append((stored, len(read))))
+    assert [len(stored) for stored, _ in told] == [1000, 1000, 500]
+    assert [count for _, count in told] == [2000, 2500, 2500]
+    assert [one for stored, _ in told for one in stored] == ids
+    told.clear()
+    with pytest.raises(NotSerializable):
+        queue.push_many(items(1700), progress=lambda stored: told.append(stored))
+    assert [len(stored) for stored in told] == [1000]
+    assert queue.info().ready == 3500
+
+
+def test_a_stream_that_pushes_itself_is_no_trouble(new_queue):
+    """What is read meanwhile may use the same queue: it has a connection of its own."""
+    queue = new_queue()
+
+    def items():
+        for number in range(2100):
+            if number == 1500:
+                queue.push(b"from within")
+            yield b"%d" % number
+
+    assert len(queue.push_many(items())) == 2100
+    assert queue.info().ready == 2101
+
+
+def test_a_stream_that_is_interrupted_closes_its_connection(new_queue):
+    """Nobody reads that answer, and no other command gets it."""
+    queue = new_queue()
+
+    def items():
+        for number in range(2100):
+            if number == 1500:
+                raise KeyboardInterrupt
+            yield b"%d" % number
+
+    with pytest.raises(KeyboardInterrupt):
+        queue.push_many(items())
+    wait_until(lambda: queue.info().ready == 1000)
+    assert queue.peek().data == b"0"

@@ -85,11 +85,11 @@ def test_a_get_that_never_arrived_gives_back_nothing(queue, monkeypatch):
     original = connection.Channel._send
     calls = []
 
-    def send(self, step):
+    def send(self, *step):
         if not calls:
             calls.append(1)
             raise KeyboardInterrupt
-        return original(self, step)
+        return original(self, *step)
 
     monkeypatch.setattr(connection.Channel, "_send", send)
     with pytest.raises(KeyboardInterrupt):

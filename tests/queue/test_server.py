@@ -21,7 +21,7 @@ import pytest
 from embedded import db_dir, runtime  # noqa: F401
 from support import ROOT, output, processes, python, wait_until
 
-from psmq import data_folder, server, server_process
+from psmq import QueueManager, data_folder, server, server_process
 from psmq.data_folder import DataFolder
 from psmq.errors import InvalidOption, ServerUnreachable, ServerUnsuitable
 
@@ -839,3 +839,12 @@ def test_sockets_are_what_they_seem(db_dir):
         with pytest.raises(ConnectionResetError):
             connection.ask("PING")
         connection.close()
+
+
+@pytest.mark.parametrize("given", ["redis://localhost:6379/0", "unix:///run/s", "memory:"])
+def test_a_url_in_the_place_of_a_folder_makes_no_folder(given, tmp_path, monkeypatch):
+    """Its first argument is a folder: a URL there would start a server of its own in one of that name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidOption, match="url="):
+        QueueManager(given)
+    assert not list(tmp_path.iterdir())

@@ -35,6 +35,7 @@ from psmq_tasks.errors import (
 from psmq_tasks.executor import CurrentMessage, run
 from psmq_tasks.outcome import Returned
 from psmq_tasks.payload import open_call
+from psmq_tasks.sending import message_of
 
 
 def add(a: int, b: int) -> int:
@@ -50,6 +51,11 @@ def open_next(app, queue_name=None):
     message = queue.get()
     place = {"namespace": app.namespace, "queue": queue.name, "random": id_random(message.message_id)}
     return open_call(app.keyring, message.data, **place), message
+
+
+def delete_queue(app):
+    """Behind the back of what has it open."""
+    app.manager.delete_queue(app.name)
 
 
 # -- server and key ---------------------------------------------------------------------------------------------------
@@ -383,6 +389,51 @@ def test_a_forked_process_sends_on_connections_of_its_own():
     assert output(program) == "11\n"
 
 
+def test_the_next_thousand_is_made_while_the_server_stores_the_last(app):
+    """Calls are read a thousand ahead of what is stored, not one more."""
+    read, ahead = [], []
+    task = app.task(add)
+    app.events.subscribe("after_send")(lambda app, handles: ahead.append((len(handles), len(read))))
+
+    def calls():
+        for number in range(2500):
+            read.append(number)
+            yield task.call(number, 1)
+
+    handles = task.delay_many(calls())
+    assert [count for count, _ in ahead] == [1000, 1000, 500]
+    assert [count for _, count in ahead][0] == 2000
+    assert len({handle.id for handle in handles}) == 2500
+    stored = [message for _ in range(5) for message in app.queue(app.name).get_many(500)]
+    assert [message.message_id for message in stored] == [handle.id for handle in handles]
+
+
+def test_calls_for_several_queues_come_back_in_their_order(app):
+    """Whole batches for one queue are streamed; a batch for several is taken apart, and put together again."""
+    here, there = app.task(add), app.task(add, name="there", queue=f"{app.name}-b")
+    calls = [here.call(n, 0) for n in range(1500)] + [(here, there)[n % 2].call(n, 0) for n in range(1500, 2600)]
+    handles = app.send(calls)
+    assert [handle.queue_name for handle in handles] == [call.task.options.queue or app.name for call in calls]
+    for name in (app.name, f"{app.name}-b"):
+        queue, ids = app.queue(name), [handle.id for handle in handles if handle.queue_name == name]
+        assert [m.message_id for _ in range(6) for m in queue.get_many(500)] == ids
+
+
+def test_a_queue_that_was_deleted_is_made_anew_and_misses_nothing(app):
+    """What had been made for the refused push, and ahead of it, goes into the new queue, in its order."""
+    task = app.task(add)
+    task.delay(0, 0)
+    delete_queue(app)
+    handles = task.delay_many(task.call(number, 1) for number in range(2200))
+    stored = [message for _ in range(5) for message in app.queue(app.name).get_many(500)]
+    assert [message.message_id for message in stored] == [handle.id for handle in handles]
+    delete_queue(app)
+    with pytest.raises(UnserializableArgument) as caught:
+        task.delay_many(task.call(number if number < 1500 else threading.Lock(), 1) for number in range(2200))
+    assert caught.value.__notes__ == ["at least 1000 calls had been sent before this error"]
+    assert app.queue(app.name).info().ready == 1000
+
+
 def test_who_watches_is_told_of_what_is_sent(app):
     """before_send with the calls, after_send with the handles."""
     seen = []
@@ -446,7 +497,7 @@ def test_the_json_codec_is_there_and_back(app):
 def test_unsigned_calls_go_only_between_those_who_allow_them(app):
     """An explicit choice on both sides."""
     sender = TaskApp(app.name, url="redis://not-asked", allow_unsigned=True)
-    data = sender._message(sender.task(add).call(1, 2), app.name, "0123456789a").data
+    data = message_of(sender, sender.task(add).call(1, 2), app.name, "0123456789a").data
     app.task(add)
     app.queue(app.name).push(data)
     with pytest.raises(UnsignedPayload):
@@ -480,6 +531,7 @@ def test_a_task_of_a_script_runs_on_a_worker_without_it():
         import base64, sys
         from tenacity import stop_after_attempt
         from psmq_tasks import TaskApp
+        from psmq_tasks.sending import message_of
         app = TaskApp(sys.argv[1], url="redis://not-asked", secret="s" * 32)
         class Step:
             def __init__(self, n): self.n = n
@@ -492,7 +544,7 @@ def test_a_task_of_a_script_runs_on_a_worker_without_it():
             return step.n
         @app.task
         def finish(name): return name
-        message = app._message(count.call(Step(2)), sys.argv[1], "0123456789a")
+        message = message_of(app, count.call(Step(2)), sys.argv[1], "0123456789a")
         print(count.name, base64.b64encode(message.data).decode())
     """
     name = f"t{uuid.uuid4().hex[:12]}"
