@@ -17,7 +17,7 @@ calls.longest_wait = 2000
 local names = {
     'layout', 'deleting', 'clock', 'paused', 'on_expiry', 'seen', 'offset', 'grace', 'last_id', 'received', 'largest',
     'visibility_timeout', 'max_retrievals', 'delay', 'ttl', 'max_size', 'max_length', 'deduplication_window',
-    'minute',
+    'minute', 'sent', 'deleted',
 }
 
 -- What is missing or cannot be read is as the default says.
@@ -40,6 +40,8 @@ local function read(base)
         delay = within(found[14], 0, longest, 0), ttl = within(found[15], 1, longest),
         max_size = within(found[16], 1, 536870912, 1048576), max_length = within(found[17], 1, 2 ^ 53),
         deduplication_window = within(found[18], 0, longest, 300000), minute = found[19] or nil,
+        -- the counters that most calls change
+        sent = within(found[20], 0, 2 ^ 53, 0), deleted = within(found[21], 0, 2 ^ 53, 0),
     }
 end
 
@@ -102,8 +104,17 @@ function calls.close(call, fields)
         fields[#fields + 1] = 'grace'
         fields[#fields + 1] = entries.integer(call.grace)
     end
+    local counters = call.counters
+    for counter, by in pairs(counters) do
+        local known = call.queue[counter]
+        if known then
+            fields[#fields + 1] = counter
+            fields[#fields + 1] = entries.integer(known + by)
+            counters[counter] = nil
+        end
+    end
     redis.call('HSET', call.k.base, unpack(fields))
-    for counter, by in pairs(call.counters) do
+    for counter, by in pairs(counters) do
         local reply = redis.pcall('HINCRBY', call.k.base, counter, entries.integer(by))
         if type(reply) == 'table' then
             redis.call('HSET', call.k.base, counter, entries.integer(by))
@@ -130,7 +141,7 @@ function calls.begin(ks, argv)
         if string.sub(known, 1, 4) == 'gone' then
             return nil, errors.refuse('CLIENT_GONE')
         end
-        local last, its_nonce, recent, asked, answer = string.match(known, '^(%d+) (%w+) (%d+) (%d+) (.*)$')
+        local last, its_nonce, recent, asked, answer = string.match(known, '^(%d+) (%w+) (%d+) (%d+) ()')
         last = tonumber(last)
         if last then
             if number < last or (number == last and nonce ~= its_nonce) then
@@ -138,7 +149,7 @@ function calls.begin(ks, argv)
             end
             call.recent, call.asked = tonumber(recent), tonumber(asked)
             if number == last then
-                call.answered = answer
+                call.answered = string.sub(known, answer)
             end
         end
     end

@@ -7,6 +7,9 @@ local pairs_of_digits = {}
 -- place in the ready order: -priority * 2^42 + the ms of becoming ready
 entries.step = 4398046511104
 
+-- The first nine of the 11 digits last spelled, and what they stand for: they change once a millisecond.
+local upper, upper_digits
+
 -- The 11 sortable digits of a microsecond count.
 function entries.time_digits(micros)
     if not pairs_of_digits[1] then
@@ -15,14 +18,17 @@ function entries.time_digits(micros)
             pairs_of_digits[value + 1] = string.sub(digits, high, high) .. string.sub(digits, low, low)
         end
     end
-    local parts = {}
-    for position = 5, 1, -1 do
-        local rest = math.floor(micros / 1024)
-        parts[position] = pairs_of_digits[micros - rest * 1024 + 1]
-        micros = rest
+    local rest = math.floor(micros / 1024)
+    if rest ~= upper then
+        local left, text = rest, ''
+        for _ = 1, 4 do
+            local next_left = math.floor(left / 1024)
+            text = pairs_of_digits[left - next_left * 1024 + 1] .. text
+            left = next_left
+        end
+        upper, upper_digits = rest, string.sub(digits, left + 1, left + 1) .. text
     end
-    return string.sub(digits, micros + 1, micros + 1)
-        .. parts[1] .. parts[2] .. parts[3] .. parts[4] .. parts[5]
+    return upper_digits .. pairs_of_digits[micros - rest * 1024 + 1]
 end
 
 -- Scores that strangers gave may be infinite.

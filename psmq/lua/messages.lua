@@ -74,10 +74,6 @@ local function lease(call, taken, ends, worker, reply)
     return receipt, ids
 end
 
-local function waiting(k)
-    return redis.call('ZCARD', k.ready) > 0 or redis.call('ZCARD', k.suspects) > 0
-end
-
 -- psmq_v1_exchange: settles a list of messages and gets up to `limit` new ones.
 -- argv: clock, revision, client, number, nonce, limit (0 … 1000), visibility timeout in ms or '',
 --   mode (plain | worker: holders extend leases, suspects are left | solo: one suspect), then settlements of six parts
@@ -113,13 +109,13 @@ function messages.exchange(ks, argv)
     if #items > 0 then
         reply[1] = settling.settle(call, items)
     end
-    local taken, ids, fields = {}, {}, {}
+    local taken, ids, fields, left = {}, {}, {}, false
     if limit > 0 and not call.queue.paused then
         local more = moving.promote(call)
         batch.flush(call.writes)
         call.writes = batch.new()
         local cut
-        taken, cut = moving.take(call, mode == 'solo' and 1 or limit, mode)
+        taken, cut, left = moving.take(call, mode == 'solo' and 1 or limit, mode)
         if #taken > 0 then
             local receipt
             receipt, ids = lease(call, taken, call.now + timeout, mode ~= 'plain' and 1 or nil, reply)
@@ -134,13 +130,14 @@ function messages.exchange(ks, argv)
         end
         if mode ~= 'plain' then
             reply[4] = redis.call('ZCARD', k.suspects)
+            left = left or reply[4] > 0 or (mode == 'solo' and redis.call('ZCARD', k.ready) > 0)
         end
     end
     calls.finish(call, 'x;' .. table.concat(reply[1], ',') .. ';' .. reply[5] .. ';' .. table.concat(ids, ' '),
         fields, limit > 0)
     -- Whoever got some and leaves some wakes the next; a lease shorter than the longest wait must be looked after.
     local short = #taken > 0 and timeout <= calls.longest_wait
-    if call.armed or short or reply[3] == 1 or (#taken > 0 and waiting(k)) then
+    if call.armed or short or reply[3] == 1 or (#taken > 0 and left) then
         calls.arm(call)
     end
     return reply
@@ -163,13 +160,13 @@ function messages.pop(ks, argv)
         return reply
     end
     local k, answer, fields = call.k, 'p;', nil
-    local entry, more, cut
+    local entry, more, cut, left
     if not call.queue.paused then
         more = moving.promote(call)
         batch.flush(call.writes)
         call.writes = batch.new()
         local taken
-        taken, cut = moving.take(call, 1, 'plain')
+        taken, cut, left = moving.take(call, 1, 'plain')
         entry = taken[1]
     end
     if not entry and (more or cut) then
@@ -189,7 +186,7 @@ function messages.pop(ks, argv)
         fields = { 'received', entries.integer(call.queue.received + 1) }
     end
     calls.finish(call, answer, fields, true)
-    if entry and waiting(k) then
+    if entry and left then
         calls.arm(call)
     end
     return reply

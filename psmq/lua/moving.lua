@@ -152,28 +152,29 @@ end
 -- mode: 'plain' all alike; 'worker' leaves suspects for a process of their own; 'solo' takes one suspect
 -- returns entries with their id, value and place_text, and the options of those that were never delivered; more.
 --   Damaged and expired ones are set aside on the way and do not count; more is true when they were so many that it
---   gave up.
+--   gave up; and whether any are left behind those that were taken, in the zsets that were looked at
 function moving.take(call, limit, mode)
     local k, taken, bytes = call.k, {}, 0
     local weigh = limit * (call.queue.largest or 0) > most_bytes
     for _ = 1, 4 do
         local wanted = limit - #taken
         if wanted <= 0 then
-            return taken, false
+            return taken, false, true
         end
         local found, from
         if mode == 'plain' then
-            found, from = both(call, wanted)
+            found, from = both(call, wanted + 1)
         else
             from = mode == 'solo' and k.suspects or k.ready
-            found = redis.call('ZRANGE', from, 0, wanted - 1, 'WITHSCORES')
+            found = redis.call('ZRANGE', from, 0, wanted, 'WITHSCORES')
         end
         local ids, places, count = {}, {}, 0
-        for index = 1, #found, 2 do
+        local left = #found > wanted * 2
+        for index = 1, math.min(#found, wanted * 2), 2 do
             local size = weigh and redis.call('HSTRLEN', k.messages, found[index]) or 0
             bytes = bytes + size
             if weigh and bytes > most_bytes and #taken + count > 0 then
-                limit = 0
+                limit, left = 0, true
                 break
             end
             count = count + 1
@@ -181,7 +182,7 @@ function moving.take(call, limit, mode)
             places[count] = found[index + 1]
         end
         if count == 0 then
-            return taken, false
+            return taken, false, left
         end
         local values, states = batch.fetch(k.messages, ids), batch.fetch(k.state, ids)
         if type(from) == 'table' then
@@ -221,11 +222,11 @@ function moving.take(call, limit, mode)
         end
         batch.flush(call.writes)
         call.writes = batch.new()
-        if count < wanted then
-            return taken, false
+        if not left or #taken >= limit then
+            return taken, false, left
         end
     end
-    return taken, #taken < limit
+    return taken, #taken < limit, true
 end
 
 -- ms until something becomes ready by itself, -1 when nothing will

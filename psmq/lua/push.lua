@@ -23,6 +23,35 @@ local function open_window(call, name, id)
     redis.call('ZADD', k.dedup_ends, ends, name)
 end
 
+-- What stands in front of a stored value; the common message has no options of its own.
+local function head(options, expires)
+    local text = ''
+    if options.p and options.p ~= 0 then text = 'p' .. options.p end
+    if options.m then text = text .. 'm' .. options.m end
+    if expires then text = text .. 'x' .. entries.integer(expires) end
+    if options.r then text = text .. 'r' .. entries.integer(options.r) end
+    if options.n then text = text .. 'n' .. options.n end
+    return text
+end
+
+-- Options that were read, by their text: the pushes of one program have few different ones.
+local options_of, known, most_known = {}, 0, 1000
+
+-- The options of one message, with the head that its stored value gets unless it expires. Not to be changed.
+local function options_from(text)
+    local options, refusal = options_of[text], nil
+    if not options then
+        options, refusal = errors.options(text, 'pdtmrn')
+        if not options then return nil, refusal end
+        options.head = head(options) .. ';'
+        if known >= most_known then
+            options_of, known = {}, 0
+        end
+        options_of[text], known = options, known + 1
+    end
+    return options
+end
+
 -- argv from `first` on, four for each message: random, options, deduplication id, body
 -- returns { { random, options, dedup, body }, … }, largest size | nil, refusal
 local function read(call, argv, first)
@@ -32,11 +61,8 @@ local function read(call, argv, first)
         if #random ~= 11 or not string.find(random, draw) then
             return nil, errors.refuse('INVALID_OPTION', 'random must be 11 digits of an id')
         end
-        local options, refusal = {}, nil
-        if text ~= '' then
-            options, refusal = errors.options(text, 'pdtmrn')
-            if not options then return nil, refusal end
-        end
+        local options, refusal = options_from(text)
+        if not options then return nil, refusal end
         if (options.n or 0) > #body then
             return nil, errors.refuse('INVALID_OPTION', 'metadata is longer than the message')
         end
@@ -67,17 +93,6 @@ end
 local function length(k)
     return redis.call('ZCARD', k.ready) + redis.call('ZCARD', k.suspects)
         + redis.call('ZCARD', k.delayed) + redis.call('ZCARD', k.leased)
-end
-
--- The stored value of one message; the common one has no options of its own.
-local function value(options, expires, body)
-    local head = ''
-    if options.p and options.p ~= 0 then head = 'p' .. options.p end
-    if options.m then head = head .. 'm' .. options.m end
-    if expires then head = head .. 'x' .. entries.integer(expires) end
-    if options.r then head = head .. 'r' .. entries.integer(options.r) end
-    if options.n then head = head .. 'n' .. options.n end
-    return head .. ';' .. body
 end
 
 -- psmq_v1_push: stores 1 to 1000 messages, all or none.
@@ -112,40 +127,46 @@ function push.push(ks, argv)
         writes = call.writes
     end
     local micros = math.max(call.micros, (queue.last_id or 0) + 1)
-    local ids, sent, soon = {}, 0, false
+    local ids, sent, soon, now = {}, 0, false, call.now
+    local values, ready, now_text = {}, {}, entries.integer(now)
     for index, item in ipairs(items) do
-        local id = item.name ~= '' and standing(call, item.name)
+        local options, name = item.options, item.name
+        local id = name ~= '' and standing(call, name)
         if not id then
             id = entries.time_digits(micros) .. item.random
             micros = micros + 1
             sent = sent + 1
-            local options = item.options
-            local ttl = options.t or queue.ttl
-            local expires = ttl and call.now + ttl
-            local delay = options.d or queue.delay
-            local priority = options.p or 0
-            batch.put(writes, 'HSET', k.messages, id, value(options, expires, item.body))
-            local place = entries.place(priority, call.now + delay)
+            local ttl, delay, priority = options.t or queue.ttl, options.d or queue.delay, options.p or 0
+            local expires = ttl and now + ttl
+            values[#values + 1] = id
+            values[#values + 1] = (expires and head(options, expires) .. ';' or options.head) .. item.body
             if delay > 0 then
-                batch.put(writes, 'ZADD', k.delayed, call.now + delay, id)
+                batch.put(writes, 'ZADD', k.delayed, now + delay, id)
             else
-                batch.put(writes, 'ZADD', k.ready, place, id)
+                ready[#ready + 1] = priority == 0 and now_text or entries.integer(entries.place(priority, now))
+                ready[#ready + 1] = id
             end
             soon = soon or delay <= calls.longest_wait
             if expires or (delay > 0 and priority ~= 0) then
                 -- What the server must know of it before anybody gets it; others have no entry until then.
-                local entry = { receipt = '-', count = 0, first = 0, place = place }
+                local entry = { receipt = '-', count = 0, first = 0, place = entries.place(priority, now + delay) }
                 entry.m, entry.x, entry.r = options.m, expires, options.r
                 batch.put(writes, 'HSET', k.state, id, entries.text(entry))
             end
             if expires then
                 batch.put(writes, 'ZADD', k.expiring, expires, id)
             end
-            if item.name ~= '' then
-                open_window(call, item.name, id)
+            if name ~= '' then
+                open_window(call, name, id)
             end
         end
         ids[index] = id
+    end
+    if #values > 0 then
+        redis.call('HSET', k.messages, unpack(values))
+    end
+    if #ready > 0 then
+        redis.call('ZADD', k.ready, unpack(ready))
     end
     local fields = { 'last_id', entries.integer(micros - 1) }
     if sent == 0 then fields = {} end

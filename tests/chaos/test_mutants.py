@@ -60,7 +60,7 @@ QUEUE = (
     Mutant(
         "who leaves some wakes nobody",
         "psmq/lua/messages.lua",
-        "reply[3] == 1 or (#taken > 0 and waiting(k)) then",
+        "reply[3] == 1 or (#taken > 0 and left) then",
         "reply[3] == 1 then",
         "lua/test_calls.py::test_whoever_takes_some_and_leaves_some_wakes_the_next",
     ),

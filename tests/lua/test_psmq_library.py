@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "1faf8c99355b62fd"
+EXPECTED_DIGEST = "fc26d2f3b6fbfe79"
 
 
 def functions(raw_server):

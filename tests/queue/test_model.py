@@ -238,8 +238,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.last = None
         send = self.channel._send
 
-        def sending(step):
-            answers = send(step)
+        def sending(step, meanwhile=None):
+            answers = send(step, meanwhile)
             if b"psmq_v1_extend" not in step.payload:
                 self.last = step.payload, answers[-1]
             return answers
