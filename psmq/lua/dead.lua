@@ -13,10 +13,11 @@ function dead.keep_result(call, id, entry, value)
         return
     end
     local key = keys.result(call.k.base, id)
-    redis.call('DEL', key)
-    redis.call('RPUSH', key, value)
+    if redis.call('RPUSH', key, value) > 1 then
+        redis.call('LTRIM', key, -1, -1) -- what was there before is not true any more
+    end
     redis.call('PEXPIRE', key, ttl)
-    redis.call('ZADD', call.k.results, call.now + ttl, id)
+    batch.put(call.writes, 'ZADD', call.k.results, call.now + ttl, id)
     if not call.results_kept then
         -- Names of expired results are dropped a hundred at a time by the calls that add some.
         call.results_kept = true

@@ -161,9 +161,8 @@ def sizes(folder, jobs):
         few = max(100, min(jobs, 200_000_000 // size))
         with fresh(folder) as run:
             data = os.urandom(size)
-            for name in ("alone",):
-                with QueueManager(url=run.url) as manager:
-                    manager.get_queue(name, max_size=size + 10_000)
+            with QueueManager(url=run.url) as manager:
+                manager.get_queue("alone", max_size=size + 10_000)
             for _ in range(0, few, 100):
                 run.tasks.job.delay_many([run.tasks.job.call(0.0, data) for _ in range(100)])
             yield f"{size:,} bytes", run.rate(few // 100 * 100)
@@ -173,14 +172,17 @@ def backlog(folder, jobs):
     """Messages that wait while 20,000 are worked off."""
     for waiting in (10_000, 100_000, 1_000_000):
         with fresh(folder) as run:
+            empty = run.client.info("memory")["used_memory"]
             run.tasks.job.delay_many(run.tasks.job.call(0.0) for _ in range(waiting))
-            before = run.client.info("memory")["used_memory"]
+            each = (run.client.info("memory")["used_memory"] - empty) / waiting
+            body = len(run.client.hrandfield("psmq:{alone}:messages", 1, withvalues=True)[1])  # with its metadata
             with run.workers():
                 run.wait_for(min(waiting, 3_000) // 2)
                 began, done = time.monotonic(), len(run.records())
                 run.wait_for(min(waiting - 1_000, 60_000))
                 took, more = time.monotonic() - began, len(run.records()) - done
-            yield f"{waiting:,} waiting", {"jobs/s": round(more / took), "bytes each": round(before / waiting)}
+            figures = {"jobs/s": round(more / took), "bytes each": round(each), "beyond body": round(each - body)}
+            yield f"{waiting:,} waiting", figures
 
 
 def places(folder, jobs):

@@ -1,6 +1,7 @@
 """psmq and its peers on the same server and the same no-op job, in one run: a table, and ratios.
 
     python tests/benchmarks/run.py                      # psmq, the bare loop, dramatiq, huey, taskiq
+    python tests/benchmarks/run.py psmq psmq_results    # and with results kept, which the others do not
     python tests/benchmarks/run.py all --rounds 5 --json
     python tests/benchmarks/run.py psmq huey --jobs 20000 --plot benchmarks.png
 
@@ -45,8 +46,8 @@ PEERS = {
     "arq": ["arq"],
     "streaq": ["streaq"],
 }
-OURS = ["psmq", "loop"]
-DEFAULT = [*OURS, "dramatiq", "huey", "taskiq"]
+OURS = ["psmq", "psmq_results", "loop"]
+DEFAULT = ["psmq", "loop", "dramatiq", "huey", "taskiq"]
 #: times as many jobs where they can be pushed in bulk: a system that does 50,000 a second has to run for seconds, too
 BULK = 20
 ENVIRONMENT = Path(os.environ.get("PSMQ_BENCH_ENV", Path.home() / ".cache" / "psmq-benchmarks"))
@@ -67,6 +68,7 @@ class Figures:
     idle_trips: list[float] = field(default_factory=list)
     idle_cpu: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
+    queued: list[float] = field(default_factory=list)
     problem: str = ""
 
     def median(self, name: str) -> float:
@@ -86,6 +88,7 @@ COLUMNS = {
     "idle_trips": "idle t/s",
     "idle_cpu": "idle %",
     "memory": "MiB/proc",
+    "queued": "B/job",
 }
 
 
@@ -184,12 +187,14 @@ class Bench:
         """Push, drain, be idle, be woken."""
         self.client.flushall()
         self.file.unlink(missing_ok=True)
+        empty = self.client.info("memory")["used_memory"]
         figures.single.append(self.send("single", jobs // 2))
         figures.bulk.append(self.send("bulk", jobs * BULK))
         left = jobs // 2 + (0 if math.isnan(figures.bulk[-1]) else jobs * BULK)
         if math.isnan(figures.bulk[-1]):
             self.send("single", jobs // 2)
             left += jobs // 2
+        figures.queued.append((self.client.info("memory")["used_memory"] - empty) / left)
         commands = self._commands()
         server_cpu = cpu([self.server_pid])
         with self.workers() as pids:

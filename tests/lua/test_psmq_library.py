@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "fc26d2f3b6fbfe79"
+EXPECTED_DIGEST = "9142fdf52957a0e8"
 
 
 def functions(raw_server):

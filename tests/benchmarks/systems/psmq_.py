@@ -14,9 +14,9 @@ def job(sent):
     record(sent)
 
 
-def bulk(count):
-    job.delay_many(job.call(time.monotonic()) for _ in range(count))
+def bulk_of(task):
+    return lambda count: task.delay_many(task.call(time.monotonic()) for _ in range(count))
 
 
 def send():
-    main(job.delay, bulk)
+    main(job.delay, bulk_of(job))
