@@ -326,10 +326,55 @@ def delayed(folder, jobs):
             yield f"{count:,} delayed", run.rate(jobs)
 
 
+def roundtrip(folder, jobs):
+    """From delay() to result(), on workers that have nothing else to do."""
+    with fresh(folder) as run, run.workers():
+        task = run.tasks.kept
+        task.delay(0.0).result(20)
+        took = []
+        for _ in range(200):
+            time.sleep(0.02)
+            began = time.perf_counter()
+            task.delay(0.0).result(20)
+            took.append((time.perf_counter() - began) * 1000)
+        yield "delay() and result()", {"p50 ms": percentile(took, 0.5), "p99 ms": percentile(took, 0.99)}
+
+
+def startup(folder, jobs):
+    """Processor time until a command has ended, and time until a worker has run its first task."""
+    psmq = "from psmq_tasks.cli import psmq; psmq()"
+    environment = {**os.environ, "PSMQ_DB_DIR": str(folder / "data"), "PYTHONPATH": str(ROOT)}
+    with QueueManager(db_dir=folder / "data") as manager:
+        manager.get_queue("alone").push(b"x")
+        for label, code, words in (
+            ("import psmq_tasks", "import psmq_tasks", ()),
+            ("psmq --help", psmq, ("--help",)),
+            ("psmq queues, embedded server", psmq, ("queues",)),
+        ):
+            used = []
+            for _ in range(5):
+                command = [sys.executable, "-c", code, *words]
+                running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=folder)
+                _, _, usage = os.wait4(running.pid, 0)
+                running.returncode = 0
+                used.append(usage.ru_utime + usage.ru_stime)
+            yield label, {"CPU s": round(sorted(used)[2], 3)}
+    took = []
+    for _ in range(5):
+        with fresh(folder) as run:
+            run.tasks.job.delay(0.0)
+            began = time.monotonic()
+            with run.workers():
+                run.wait_for(1)
+            took.append(run.records()[0][1] - began)
+    yield "psmq-worker, its first task", {"s": round(sorted(took)[2], 2)}
+
+
 SERIES = {
     one.__name__: one
     for one in (
         exchange, workers, kinds, sizes, backlog, places, queues, threads, waiting, fairness, delayed, decay,
+        roundtrip, startup,
     )
 }  # fmt: skip
 
