@@ -18,7 +18,8 @@ from psmq_tasks.executor import CurrentMessage
 from psmq_tasks.history import Failure
 from psmq_tasks.outcome import Lost, Outcome, Raised, Returned, TimedOut, describe_error, error_of
 from psmq_tasks.payload import open_call, seal_result
-from psmq_tasks.retry import RetryPolicy, decide
+from psmq_tasks.retry import RetryDecision, RetryPolicy, decide
+from psmq_tasks.strategies import in_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,8 +54,11 @@ class Ready(NamedTuple):
     hard_limit: float | None
 
 
-def prepare(apps: tuple[TaskApp, ...], record: MessageRecord) -> Ready | Settlement:
-    """Verify and read a message that was marked started; or what to do with it when it cannot be run."""
+def prepare(apps: tuple[TaskApp, ...], record: MessageRecord, worker: str = "") -> Ready | Settlement:
+    """Verify and read a message that was marked started; or what to do with it when it cannot be run.
+
+    ``worker``: who it is, for the failure record.
+    """
     app = apps[0]
     task: Task[..., Any] | None = None
     try:
@@ -75,10 +79,11 @@ def prepare(apps: tuple[TaskApp, ...], record: MessageRecord) -> Ready | Settlem
         return _for_another(record, error)
     except PayloadError as error:
         reason = f"{type(error).__name__}: {error}"
-        return Bury(reason, failure=_failure(record, Raised(error), 0.0, "", "buried unread").pack())
+        unread = RetryDecision(retry=False, reason="buried unread", why="what cannot be trusted is never run")
+        return Bury(reason, failure=_failure(record, Raised(error), 0.0, "", unread, worker).pack())
     except BaseException as error:  # the arguments' own code
         started = time.time()
-        return settle(app, task, record, Raised(error), started)
+        return settle(app, task, record, Raised(error), started, worker)
 
 
 def _for_another(record: MessageRecord, error: PayloadError) -> Settlement:
@@ -93,9 +98,18 @@ def _for_another(record: MessageRecord, error: PayloadError) -> Settlement:
 
 
 def settle(
-    app: TaskApp, task: Task[..., Any] | None, record: MessageRecord, outcome: Outcome, started: float
+    app: TaskApp,
+    task: Task[..., Any] | None,
+    record: MessageRecord,
+    outcome: Outcome,
+    started: float,
+    worker: str = "",
+    extensions: int = 0,
 ) -> Settlement:
-    """What becomes of a message after this outcome. ``started``: seconds since 1970."""
+    """What becomes of a message after this outcome. ``started``: seconds since 1970.
+
+    ``worker`` and ``extensions`` (how often it extended this lease) are for the failure record.
+    """
     policy = task.options.policy if task is not None else RetryPolicy()
     now = time.time()
     attempt = record.retrieval_count
@@ -107,15 +121,12 @@ def settle(
         return Delete(_sealed(app, record, outcome)) if keeps_result else _DONE
     name = task.name if task is not None else record.metadata.get("task", "")
     sealed = _sealed(app, record, outcome) if keeps_result else None
+    failure = _failure(record, outcome, started, name, decision, worker, extensions)
     if decision.retry:
-        words = f"again in {decision.delay:.3g} s"
-        failure = _failure(record, outcome, started, name, words)
         # Where the policy counts no attempts, only workers lost in a row use the limit up.
         limit = None if policy.attempts is not None else attempt + _LOST_IN_A_ROW
         reason = f"failed at attempt {attempt}: {_in_short(failure)}"
         return Release(decision.delay, max_retrievals=limit, failure=failure.pack(), reason=reason, result=sealed)
-    words = decision.reason or "gave up"
-    failure = _failure(record, outcome, started, name, words)
     return Bury(_in_short(failure), failure=failure.pack(), result=sealed)
 
 
@@ -137,7 +148,15 @@ def _in_short(failure: Failure) -> str:
     return f"{failure.type}: {first_line}"[:500] if first_line else failure.type
 
 
-def _failure(record: MessageRecord, outcome: Outcome, started: float, task: str, decision: str) -> Failure:
+def _failure(
+    record: MessageRecord,
+    outcome: Outcome,
+    started: float,
+    task: str,
+    decision: RetryDecision,
+    worker: str,
+    extensions: int = 0,
+) -> Failure:
     error = error_of(outcome)
     words = describe_error(error) if error is not None else ("", "the policy did not accept what it returned", "")
     kind = "timed out" if isinstance(outcome, TimedOut) else "lost" if isinstance(outcome, Lost) else "raised"
@@ -152,7 +171,11 @@ def _failure(record: MessageRecord, outcome: Outcome, started: float, task: str,
         host=_HOST,
         pid=os.getpid(),
         task=task,
-        decision=decision,
+        decision=f"again in {in_seconds(decision.delay)}" if decision.retry else decision.reason or "gave up",
+        why=decision.why,
+        delay=decision.delay if decision.retry else None,
+        worker=worker,
+        extensions=extensions,
     )
 
 

@@ -14,7 +14,7 @@ __all__ = ["Failure"]
 
 Kind = Literal["raised", "timed out", "lost", "edited"]
 
-#: characters of a traceback in a record, fewer where they make many bytes, and of what was decided
+#: characters of a traceback in a record, fewer where they make many bytes, and of what was decided and why
 _LONGEST, _DECISION = 12_000, 500
 #: bytes of a record; the server keeps 64 KiB of them for a message, and refuses a longer one
 _LARGEST: Final = 60_000
@@ -33,11 +33,20 @@ class Failure:
     #: 0.0: not known
     started: float
     ended: float
+    #: of the process that ran it
     host: str
     pid: int
     task: str
     #: what was decided: "again in 2.5 s", "gave up: …"
     decision: str
+    #: which part of the policy said so: "wait_fixed(3) → 3 s; stop_after_attempt(5): 1 of 5"; "" in older records
+    why: str = ""
+    #: seconds until the next attempt; None: there is none, or nobody knows yet
+    delay: float | None = None
+    #: "host:pid" of the worker, as ``psmq workers`` lists it; "" where there was none, and in older records
+    worker: str = ""
+    #: how often its worker extended the lease of this delivery
+    extensions: int = 0
     #: edited: the message's data before it, zlib and base64; "" otherwise
     original: str = ""
 
@@ -52,7 +61,7 @@ class Failure:
         values = asdict(self)
         if not self.original:
             del values["original"]
-        values["decision"] = self.decision[:_DECISION]
+        values["decision"], values["why"] = self.decision[:_DECISION], self.why[:_DECISION]
         for name in ("traceback", "message"):
             text = values[name]
             if len(text) > longest:

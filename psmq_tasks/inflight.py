@@ -1,7 +1,7 @@
 """What a child holds, in memory that it shares with its supervisor.
 
 The supervisor runs no user code, so it can go on when a child is stuck or dead: extend leases, end what passes its
-limit, know at once what died with a child. The child writes, the supervisor reads (but for three kinds of bytes that
+limit, know at once what died with a child. The child writes, the supervisor reads (but for four kinds of bytes that
 it sets), with no lock, no pipe and nobody's GIL. An entry is one slice assignment of ready bytes with a checksum; the
 reader that meets a torn one keeps its last good copy. Where a message stands (held, started, done) is a byte of its
 own, because it is written at moments that must not be missed.
@@ -35,6 +35,8 @@ ON_LOOP: Final = 0xFFFF
 #: when it started (monotonic s), its hard limit (s, 0: none), generation
 _RUN: Final = struct.Struct("<ddI")
 _SUM: Final = struct.Struct("<I")
+#: generation, and how often its lease was extended
+_EXTENDED: Final = struct.Struct("<II")
 _ENTRY_SIZE: Final = 80
 _RUN_SIZE: Final = 32
 
@@ -80,7 +82,8 @@ class Table:
         self._revoked = self._batches + slots
         self._states = self._revoked + slots
         self._lost = self._states + capacity
-        self._entries = (self._lost + 4 * capacity + 63) // 64 * 64
+        self._extended = self._lost + 4 * capacity
+        self._entries = (self._extended + _EXTENDED.size * capacity + 63) // 64 * 64
         self._runs = self._entries + capacity * _ENTRY_SIZE
         self._memory = mmap.mmap(-1, self._runs + capacity * _RUN_SIZE)
         self._memory[self._batches : self._revoked] = b"\x01" * slots  # 0 is what nothing was revoked for
@@ -143,6 +146,11 @@ class Table:
         """Whether the supervisor found the lease passed on, or let it go."""
         at = self._lost + index * 4
         return bytes(self._memory[at : at + 4]) == _SUM.pack(generation)
+
+    def extensions(self, index: int, generation: int) -> int:
+        """How often the supervisor has extended its lease."""
+        whose, count = _EXTENDED.unpack_from(self._memory, self._extended + index * _EXTENDED.size)
+        return count if whose == generation else 0
 
     def begin_batch(self, slot: int) -> None:
         """A slot takes new messages: what was revoked before does not concern them."""
@@ -221,6 +229,12 @@ class Table:
         """Tell the child that this lease has passed on."""
         at = self._lost + entry.place * 4
         self._memory[at : at + 4] = _SUM.pack(entry.generation)
+
+    def note_extended(self, entry: Entry) -> None:
+        """Its lease was extended once more."""
+        count = min(self.extensions(entry.place, entry.generation) + 1, 0xFFFFFFFF)
+        at = self._extended + entry.place * _EXTENDED.size
+        self._memory[at : at + _EXTENDED.size] = _EXTENDED.pack(entry.generation, count)
 
     def entries(self) -> Iterator[Entry]:
         """What the child holds now."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from psmq.errors import InvalidOption
 from psmq_tasks.errors import Reject, Retry
 from psmq_tasks.outcome import Outcome, Returned, error_of, type_name
+from psmq_tasks.strategies import in_seconds, name_of, stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,6 +67,8 @@ class RetryDecision(NamedTuple):
     delay: float = 0.0
     reason: str = ""
     accepted: bool = False
+    #: which part of the policy said what: "wait_fixed(3) → 3 s; stop_after_attempt(5): 1 of 5"
+    why: str = ""
 
 
 _ACCEPTED: Final = RetryDecision(retry=False, accepted=True)
@@ -83,13 +86,15 @@ def decide(
         return _ACCEPTED
     error = error_of(outcome)
     if isinstance(error, Reject):
-        return RetryDecision(retry=False, reason=f"rejected: {error.reason}" if error.reason else "rejected")
+        reason = f"rejected: {error.reason}" if error.reason else "rejected"
+        return RetryDecision(retry=False, reason=reason, why="the task raised Reject")
     try:
         retrying = _retrying(policy)
         state = _state(retrying, outcome, attempt=attempt, elapsed=max(0.0, now - first_started_at), slept=slept)
         return _ask(retrying, state, error)
     except BaseException as broken:  # a policy is the user's code; a worker must outlive it
-        return RetryDecision(retry=False, reason=f"its retry policy raised {type_name(broken)}: {broken}")
+        reason = f"its retry policy raised {type_name(broken)}: {broken}"
+        return RetryDecision(retry=False, reason=reason, why="the policy failed")
 
 
 def attempt_limit(stop: object) -> int | None:
@@ -138,17 +143,23 @@ def _ask(retrying: BaseRetrying, state: RetryCallState, error: BaseException | N
     if not asked and not retrying.retry(state):
         if error is None:
             return _ACCEPTED
-        return RetryDecision(retry=False, reason="not an error that its policy retries")
+        why = f"{name_of(retrying.retry)} does not retry {type_name(error)}"
+        return RetryDecision(retry=False, reason="not an error that its policy retries", why=why)
     after = error.after if isinstance(error, Retry) else None
-    delay = float(retrying.wait(state) if after is None else after)
-    if math.isnan(delay):
+    asked_delay = float(retrying.wait(state) if after is None else after)
+    if math.isnan(asked_delay):
         raise ValueError("its wait is not a number")
-    state.upcoming_sleep = delay = min(max(0.0, delay), LONGEST_WAIT)
-    if retrying.stop(state):
+    state.upcoming_sleep = delay = min(max(0.0, asked_delay), LONGEST_WAIT)
+    stops, stop_words = stopping(retrying.stop, state)
+    if stops:
         attempts = state.attempt_number
-        return RetryDecision(retry=False, reason=f"gave up after {attempts} attempt{'s' if attempts > 1 else ''}")
+        reason = f"gave up after {attempts} attempt{'s' if attempts > 1 else ''}"
+        return RetryDecision(retry=False, reason=reason, why=stop_words)
+    wait_words = f"{name_of(retrying.wait)} → {in_seconds(asked_delay)}" if after is None else f"Retry(after={after:g})"
+    if delay < asked_delay:
+        wait_words += f", at most {in_seconds(LONGEST_WAIT)}"
     reason = str(error) if isinstance(error, Retry) else ""
-    return RetryDecision(retry=True, delay=delay, reason=reason)
+    return RetryDecision(retry=True, delay=delay, reason=reason, why=f"{wait_words}; {stop_words}")
 
 
 def _retrying(policy: RetryPolicy) -> BaseRetrying:

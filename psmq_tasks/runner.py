@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +14,7 @@ from psmq import Delete, Release
 from psmq.kill_points import passing
 from psmq_tasks.attempt import HeldMessage, Ready, prepare, settle
 from psmq_tasks.executor import arun, run
-from psmq_tasks.outcome import Raised, type_name
+from psmq_tasks.outcome import Raised, Returned, type_name
 from psmq_tasks.teller import SHORT_ID, Pending
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Runner:
         self._settler = settler
         self._stopping = stopping
         self._pid = os.getpid()
+        #: as ``psmq workers`` names it: our supervisor
+        self._worker = f"{socket.gethostname()}:{os.getppid()}"
         self.room_on_loop = threading.Semaphore(async_concurrency)
         #: no coroutine runs
         self.quiet = threading.Event()
@@ -52,7 +55,7 @@ class Runner:
     def attempt(self, held: Held) -> Settlement | None:
         """What becomes of a message that was marked started. None: the event loop has it, and will tell."""
         started = time.time()
-        ready = prepare(held.served.apps, held.record)
+        ready = prepare(held.served.apps, held.record, self._worker)
         if not isinstance(ready, Ready):
             self._teller.say_unready(held, ready)
             return ready
@@ -80,7 +83,10 @@ class Runner:
         """A task has ended so: what becomes of its message."""
         if os.getpid() != self._pid:
             os._exit(70)  # the task forked, and this is the copy: the original decides
-        settlement = settle(ready.app, ready.task, held.record, outcome, started)
+        # What succeeds leaves no record: nobody asks the table for it.
+        records = type(outcome) is not Returned or ready.task.options.policy.judges_results
+        extensions = self.table.extensions(held.place, held.generation) if records else 0
+        settlement = settle(ready.app, ready.task, held.record, outcome, started, self._worker, extensions)
         try:
             self._tell(ready, message, outcome, settlement, time.perf_counter() - began)
         except BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import selectors
 import signal
 import socket
@@ -258,15 +259,15 @@ class Supervisor:
             if child.over_limit[:2] != (entry.place, entry.generation):
                 return Release(count=False)  # ended by us, for another's sake
             reason = f"passed its time limit of {entry.limit:g} s and was ended with its process"
-            failure = _failure(child, entry, "timed out", "TimeLimitExceeded", reason)
             delay = min(2.0 ** min(entry.attempt - 1, 10), _LONGEST_DELAY)
+            failure = _failure(child, entry, "timed out", "TimeLimitExceeded", reason, delay)
             return Release(delay, failure=failure, reason=reason, result=f"!timeout {entry.limit:g}".encode())
         if child.interrupted:
             self._gave_up_tasks += 1
             return Release(count=False)  # interrupted by the shutdown, not by itself
         how = child.how_it_ended()
         return Release(
-            failure=_failure(child, entry, "lost", "WorkerLost", how),
+            failure=_failure(child, entry, "lost", "WorkerLost", how, 0.0),
             reason=f"its process was lost at attempt {entry.attempt}: {how}",
             crashed=True,
             result=f"!lost {how}".encode(),
@@ -336,6 +337,8 @@ class Supervisor:
             for lease, word in zip(mine, words, strict=True):
                 if word == "stale":
                     self._lose(lease)
+                else:
+                    lease.child.table.note_extended(lease.entry)
         passing("supervisor.extended")
         if not failed:
             if asked:
@@ -470,8 +473,10 @@ class Supervisor:
             self._failing_since = None
 
 
-def _failure(child: ChildProcess, entry: Entry, outcome: Any, kind: str, message: str) -> bytes:
+def _failure(child: ChildProcess, entry: Entry, outcome: Any, kind: str, message: str, delay: float) -> bytes:
+    """No policy is asked: it is the user's code. The server compares the message's count with its limit."""
     now = time.time()
+    again = "again, alone" if outcome == "lost" else f"again in {delay:g} s"
     ran = time.monotonic() - entry.started_at if entry.started_at else 0.0
     record = Failure(
         attempt=entry.attempt,
@@ -484,7 +489,11 @@ def _failure(child: ChildProcess, entry: Entry, outcome: Any, kind: str, message
         host=_host,
         pid=child.pid,
         task="",
-        decision="again, alone" if outcome == "lost" else "again",
+        decision=f"{again}, if the limit allows",
+        why=f"decided by the supervisor: attempt {entry.attempt} counts towards max_retrievals",
+        delay=delay,
+        worker=f"{_host}:{os.getpid()}",
+        extensions=child.table.extensions(entry.place, entry.generation),
     )
     return record.pack()
 

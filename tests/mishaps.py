@@ -10,7 +10,7 @@ from psmq_tasks.history import Failure
 TRACEBACK = 'Traceback (most recent call last):\n  File "mail.py", line 7, in send\n    raise ValueError("no")\n'
 
 
-def failure(attempt=1, message="no", kind="ValueError", task="mail:send", decision="gave up"):
+def failure(attempt=1, message="no", kind="ValueError", task="mail:send", decision="gave up", **more):
     """A failure record as a worker writes it."""
     now = time.time()
     return Failure(
@@ -25,6 +25,7 @@ def failure(attempt=1, message="no", kind="ValueError", task="mail:send", decisi
         pid=7,
         task=task,
         decision=decision,
+        **more,
     ).pack()
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from psmq_tasks.history import Failure
     from psmq_tasks.inspection import DeadTask, OpenedCall
 
-__all__ = ["BodyForm", "body_as", "draw_attempts", "show_letter"]
+__all__ = ["BodyForm", "body_as", "draw_attempts", "show_letter", "why"]
 
 #: shown by themselves, or written by psmq for others
 _SHOWN = {"task", "args", "sender"}
@@ -89,18 +89,29 @@ def _decoded(call: OpenedCall | None) -> list[tuple[str, str]]:
 
 
 def draw_attempts(failures: tuple[Failure, ...]) -> None:
-    """A row for each attempt that failed, and for each change by hand."""
+    """A row for each attempt that failed, and for each change by hand; below it why it went on as it did."""
     columns = [
         Column("ATTEMPT", right=True),
         Column("STARTED"),
         Column("TOOK", right=True),
-        Column("WORKER", gives="end"),
+        Column("PROCESS", gives="start"),
         Column("OUTCOME", gives="end"),
         Column("THEN", gives="end"),
     ]
     days = {_instant(failure).date() for failure in failures if failure.started}
     form = "%H:%M:%S" if len(days) <= 1 else "%Y-%m-%d %H:%M:%S"
-    draw(columns, [_row(failure, form) for failure in failures])
+    draw(columns, [_row(failure, form) for failure in failures], list(map(why, failures)))
+
+
+def why(failure: Failure) -> str:
+    """``wait_fixed(3) → 3 s; stop_after_attempt(5): 1 of 5; lease extended 2 times; worker host:7``; "": not told"""
+    times = "once" if failure.extensions == 1 else f"{failure.extensions} times"
+    parts = [
+        failure.why,
+        f"lease extended {times}" if failure.extensions else "",
+        f"worker {failure.worker}" if failure.worker else "",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def _instant(failure: Failure) -> datetime:

@@ -35,7 +35,7 @@ def list_retries(place: Place, *, queue: str | None, limit: int, as_json: bool) 
     """List what waits, next first.
 
     NEXT is when the attempt begins, ATTEMPTS how many there were (of how many, where the message has a limit of its
-    own).
+    own). Below each: which part of its task's policy said so.
     """
     with place.inspector() as inspector:
         listing = inspector.retries(queue, limit or None)
@@ -49,7 +49,8 @@ def list_retries(place: Place, *, queue: str | None, limit: int, as_json: bool) 
     columns = [Column("ID"), Column("NEXT", right=True), Column("ATTEMPTS", right=True)]
     columns += [Column("QUEUE", gives="end")] * several
     columns += [Column("CALL", gives="end"), Column("LAST ERROR", gives="end")]
-    draw(columns, [_row(retry, several=several) for retry in listing.items])
+    notes = [retry.failures[-1].why if retry.failures else "" for retry in listing.items]
+    draw(columns, [_row(retry, several=several) for retry in listing.items], notes)
     if listing.total > len(listing.items):
         click.echo(f"{len(listing.items)} of {listing.total} are shown; --limit 0 shows all.", err=True)
 

@@ -49,30 +49,53 @@ def print_json(document: Any, *, line: bool = False) -> None:
     click.echo(json.dumps(document, indent=2 if sys.stdout.isatty() and not line else None))
 
 
-def draw(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-    """A table: on a terminal as wide as that, elsewhere whole and plain."""
+def draw(columns: Sequence[Column], rows: Iterable[Sequence[str]], notes: Sequence[str] = ()) -> None:
+    """A table: on a terminal as wide as that, elsewhere whole and plain. ``notes``: below each row, "" for none."""
     shown = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _draw_for_terminal(columns, shown)
+        _draw_for_terminal(columns, shown, notes)
         return
     widths = [max(len(column.title), *(len(row[at]) for row in shown), 0) for at, column in enumerate(columns)]
-    for row in ([column.title for column in columns], *shown):
+    for number, row in enumerate(([column.title for column in columns], *shown)):
         cells = [
             cell.rjust(width) if column.right else cell.ljust(width)
             for cell, width, column in zip(row, widths, columns, strict=True)
         ]
         click.echo("  ".join(cells).rstrip())
+        if number and notes and notes[number - 1]:
+            click.echo(" " * (widths[0] + _GAP) + printable(notes[number - 1]))
 
 
-def _draw_for_terminal(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+def _draw_for_terminal(columns: Sequence[Column], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
     from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
 
     console = Console(highlight=False)
-    console.print(table_of(columns, rows, console.width))
+    if not notes:
+        console.print(table_of(columns, rows, console.width))
+        return
+    # A row at a time, each at the widths that all of them need together.
+    indent = max(len(columns[0].title), *(len(row[0]) for row in rows), 0) + _GAP
+    for number, (row, note) in enumerate(zip(rows, notes, strict=True)):
+        console.print(table_of(columns, rows, console.width, only=row, header=number == 0))
+        if note:
+            console.print(Padding(Text(printable(note), style="dim"), (0, 0, 0, indent)))
 
 
-def table_of(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, styles: Sequence[str] = ()) -> Table:
-    """A table of so many cells' width; cells that are too long are cut. ``styles``: of each row."""
+def table_of(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    styles: Sequence[str] = (),
+    *,
+    only: Sequence[str] | None = None,
+    header: bool = True,
+) -> Table:
+    """A table of so many cells' width; cells that are too long are cut. ``styles``: of each row.
+
+    ``only``: this row, in columns as wide as all rows need.
+    """
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
@@ -80,11 +103,11 @@ def table_of(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: in
     rows = [[printable(cell) for cell in row] for row in rows]
     wanted = [max(cell_len(column.title), *(cell_len(row[at]) for row in rows), 0) for at, column in enumerate(columns)]
     widths = _fit(columns, wanted, width - _GAP * (len(columns) - 1))
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold", show_header=header)
     for column, its_width in zip(columns, widths, strict=True):
         justify: Literal["left", "right"] = "right" if column.right else "left"
         table.add_column(column.title, justify=justify, no_wrap=True, width=its_width)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows if only is None else [only]):
         cells = zip(row, widths, columns, strict=True)
         style = styles[number] if styles else None
         table.add_row(*(Text(_cut(cell, its_width, column.gives)) for cell, its_width, column in cells), style=style)
