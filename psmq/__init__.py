@@ -16,6 +16,7 @@ from psmq.message import DeadLetter, MessageRecord, QueueInfo, id_random, id_tim
 from psmq.queue import Message, Queue
 from psmq.settlement import Bury, Delete, Release, Settlement
 from psmq.stats import QueueStats
+from psmq.traces import Event, Trace
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "Delete",
     "Delivered",
     "Durability",
+    "Event",
     "Finding",
     "Message",
     "MessageRecord",
@@ -41,6 +43,7 @@ __all__ = [
     "QueueStats",
     "Release",
     "Settlement",
+    "Trace",
     "draw_randoms",
     "errors",
     "id_random",

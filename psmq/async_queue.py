@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from psmq.async_connection import AsyncChannel, AsyncLink
     from psmq.message import DeadLetter, MessageRecord, QueueInfo
     from psmq.stats import QueueStats
+    from psmq.traces import Trace
 
 __all__ = ["AsyncMessage", "AsyncQueue"]
 
@@ -322,6 +323,16 @@ class AsyncQueue(QueueFlows):
     async def stats(self, minutes: int = 5) -> QueueStats:
         """What was done in the last whole ``minutes`` (1 … 480) and the one that runs: counts, rates, percentiles."""
         found: QueueStats = await self._run(commands.stats_of(self._address, minutes))
+        return found
+
+    async def trace(self, message_id: str, *, after: int = 0) -> Trace:
+        """Where a message is now, what failed so far, and what the queue's event log says of it.
+
+        The log is off unless ``configure(event_log=N)`` keeps N events. It is read from behind the event numbered
+        ``after``: the next look goes on at ``trace.after``, and finds more at once where ``trace.more``. Where only the
+        end of an id is given, nothing but the log is looked at.
+        """
+        found: Trace = await self._run(commands.trace(self._address, message_id, after))
         return found
 
     async def pause(self) -> None:

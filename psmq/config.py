@@ -75,6 +75,8 @@ class QueueConfig:
     on_expiry: Literal["drop", "bury"] = "drop"
     #: how long a deduplication_id is remembered
     deduplication_window: float | timedelta = 300.0
+    #: events that are kept of what happened to messages (``queue.trace``, ``psmq trace``); 0: there is no log
+    event_log: int = 0
     #: "test" lets each caller's own clock decide (see psmq_tasks.testing); fixed when the queue is created
     clock: Literal["server", "test"] = "server"
 
@@ -116,7 +118,12 @@ class QueueConfig:
 
 
 _DURATIONS: Final = {"visibility_timeout": 1, "delay": 0, "ttl": 1, "deduplication_window": 0}
-_INTEGERS: Final = {"max_size": (1, 512 * 1024 * 1024), "max_length": (1, 2**53), "max_retrievals": (1, 1_000_000)}
+_INTEGERS: Final = {
+    "max_size": (1, 512 * 1024 * 1024),
+    "max_length": (1, 2**53),
+    "max_retrievals": (1, 1_000_000),
+    "event_log": (0, 100_000),
+}
 _OPTIONAL: Final = {"max_length", "ttl"}
 _WORDS: Final = {"on_expiry": ("drop", "bury"), "clock": ("server", "test")}
 

@@ -7,6 +7,8 @@ carries who sends it and a number, so that repeating it after a lost answer does
 from __future__ import annotations
 
 import os
+import re
+import socket
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -22,6 +24,9 @@ T = TypeVar("T")
 
 #: a command is repeated for at most this long (s): the server remembers its clients for twenty minutes
 LONGEST_TIMEOUT: Final = 600.0
+
+#: as much of the host's name as a client id has room for
+_HOST: Final = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:16]
 
 #: how often a library that goes missing is loaded for one command
 _LOADS: Final = 3
@@ -115,7 +120,8 @@ class Identity:
 
     def renew(self) -> None:
         """After a fork, a clash, or being given up by a supervisor."""
-        self.client_id = "".join(draw_randoms(2))
+        # Named, so that the event log tells who; what makes it the only one is random.
+        self.client_id = f"{_HOST}:{os.getpid()}:{draw_randoms(1)[0]}"
         self.number = 0
 
 

@@ -49,7 +49,7 @@ _SETTLED: Final = struct.Struct("<QQ")
 _SETTLED_AT: Final = 16
 _HEADER: Final = 64
 #: client ids of its connections, one for each slot and one for the settler
-_CLIENT_SIZE: Final = 24
+_CLIENT_SIZE: Final = 40
 
 
 class Entry(NamedTuple):

@@ -14,6 +14,7 @@ from psmq.commands.looking import (
     messages,
     peek,
     stats_of,
+    trace,
 )
 from psmq.commands.mending import adopt, amend, bury_waiting, hasten, purge, redrive
 from psmq.commands.plain import (
@@ -101,6 +102,7 @@ __all__ = [
     "registered",
     "registry",
     "stats_of",
+    "trace",
     "unlist_workers",
     "unregister",
     "wake",

@@ -8,6 +8,7 @@ from psmq import errors, stats
 from psmq.commands.request import BATCH, STATES, Address, Command, Plain, State, checked_ids, fields
 from psmq.config import QueueConfig, integer
 from psmq.message import DeadLetter, MessageRecord, QueueInfo, instant
+from psmq.traces import Trace, read_events
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,6 +93,37 @@ def stats_of(address: Address, minutes: int) -> Command[stats.QueueStats]:
     """What was done in the minute that runs and the whole ones before it."""
     wanted = integer("minutes", minutes, 1, stats.MOST_MINUTES)
     return Command("stats", address, (wanted,), lambda reply: stats.read(address.name, wanted, reply), numbered=False)
+
+
+def trace(address: Address, message_id: str, after: int) -> Command[Trace]:
+    """One message, wherever it is, and what the log says of it behind the event of this number."""
+    if not isinstance(message_id, str) or not message_id:
+        raise errors.InvalidOption("message_id", f"must be an id, or the end of one, not {message_id!r:.40}")
+
+    def parse(reply: Any) -> Trace:
+        state = reply[0].decode()
+        record = MessageRecord(message_id, reply[5], address.name, "", reply[2], int(reply[3]), reply[4], int(reply[1]))
+        happened = [
+            event
+            for at in range(13, len(reply), 2)
+            for event in read_events(int(reply[at]), reply[at + 1].decode("utf-8", "replace"))
+            if event.message_id.endswith(message_id)
+        ]
+        return Trace(
+            state=state,
+            record=record if state else None,
+            reason=reply[6].decode("utf-8", "replace"),
+            failures=_netstrings(reply[7]),
+            result_kept=None if reply[8] < 0 else reply[8] / 1000,
+            server_result=reply[9],
+            event_log=reply[10],
+            events=tuple(happened),
+            after=int(reply[11]),
+            more=reply[12] == 1,
+        )
+
+    args = (message_id, integer("after", after, 0, 2**53))
+    return Command("trace", address, args, parse, numbered=False)
 
 
 def audit(address: Address, part: str, cursor: str) -> Command[tuple[str, list[tuple[str, Any]]]]:

@@ -38,6 +38,7 @@ function amending.amend(ks, argv)
     end
     redis.call('HSET', k.messages, id, with_body(redis.call('HGET', k.messages, id), metadata, body))
     dead.note(call, id, record)
+    events.note(call, 'amended', id)
     local fields = {}
     if #body > (call.queue.largest or 0) then
         fields = { 'largest', entries.integer(#body) }
@@ -112,6 +113,7 @@ function amending.adopt(ks, argv)
             if letter.history ~= '' then
                 batch.put(writes, 'HSET', k.failures, id, letter.history)
             end
+            events.note(call, 'adopted', id)
             stored = stored + 1
         end
         seen[id] = true

@@ -17,7 +17,7 @@ calls.longest_wait = 2000
 local names = {
     'layout', 'deleting', 'clock', 'paused', 'on_expiry', 'seen', 'offset', 'grace', 'last_id', 'received', 'largest',
     'visibility_timeout', 'max_retrievals', 'delay', 'ttl', 'max_size', 'max_length', 'deduplication_window',
-    'minute', 'sent', 'deleted',
+    'minute', 'sent', 'deleted', 'event_log',
 }
 
 -- What is missing or cannot be read is as the default says.
@@ -42,6 +42,7 @@ local function read(base)
         deduplication_window = within(found[18], 0, longest, 300000), minute = found[19] or nil,
         -- the counters that most calls change
         sent = within(found[20], 0, 2 ^ 53, 0), deleted = within(found[21], 0, 2 ^ 53, 0),
+        event_log = within(found[22], 1, events.most),
     }
 end
 
@@ -80,7 +81,7 @@ function calls.open(ks, argv)
     end
     return {
         k = keys.of(base), queue = queue, now = now, time = time, micros = micros, offset = offset, grace = grace,
-        writes = batch.new(), counters = {}, tally = {},
+        writes = batch.new(), counters = {}, tally = {}, log = events.open(queue),
     }
 end
 
@@ -93,6 +94,7 @@ end
 function calls.close(call, fields)
     batch.flush(call.writes)
     fields = fields or {}
+    events.keep(call)
     rollups.keep(call, fields)
     fields[#fields + 1] = 'seen'
     fields[#fields + 1] = entries.integer(call.time)

@@ -73,6 +73,7 @@ function dead.bury(call, id, entry, how)
     batch.put(writes, 'HSET', call.k.state, id, entries.text(entry))
     batch.put(writes, 'HSET', call.k.reasons, id, reason)
     calls.count(call, 'buried', 1)
+    events.note(call, 'buried', id, reason)
     if how.result and how.result ~= '' then
         dead.keep_result(call, id, entry, how.result)
     else
@@ -91,6 +92,7 @@ function dead.expire(call, id, entry)
     batch.drop(call.writes, 'HDEL', call.k.state, id)
     batch.drop(call.writes, 'HDEL', call.k.failures, id)
     calls.count(call, 'expired', 1)
+    events.note(call, 'expired', id)
     server_result(call, id, entry, 'expired', dead.expired)
 end
 

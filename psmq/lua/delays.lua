@@ -50,6 +50,7 @@ function delays.hasten(ks, argv)
         entry.place = entries.place(entries.priority(entry.place), call.now)
         batch.drop(call.writes, 'ZREM', call.k.delayed, id)
         moving.make_ready(call, id, entry)
+        events.note(call, 'hastened', id)
     end
     calls.finish(call, entries.integer(#ids))
     calls.arm(call)

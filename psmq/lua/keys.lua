@@ -21,6 +21,7 @@ keys.suffixes = {
     dedup = ':dedup',         -- hash  deduplication id -> 'message_id expiry'
     dedup_ends = ':dedup:ends', -- zset  deduplication id -> ms its window ends
     minutes = ':minutes',     -- hash  minute modulo 480 -> what was done in it (see rollups.lua)
+    events = ':events',       -- stream what happened to messages, if the queue's event_log says so (see events.lua)
     results = ':results',     -- zset  id -> ms its result is dropped
     garbage = ':garbage',     -- any   what a stranger wrote in the place of another key, set aside
 }

@@ -67,6 +67,7 @@ local function lease(call, taken, ends, worker, reply)
         states[index * 2 - 1], states[index * 2] = id, text
         show(reply, index * 5, id, count, first, options, entry.value)
         ids[index] = id
+        events.note(call, 'delivered', id, count)
     end
     batch.put_many('ZADD', 'ZREM', k.leased, leases)
     batch.put_many('HSET', 'HDEL', k.state, states)
@@ -182,6 +183,7 @@ function messages.pop(ks, argv)
         show(reply, 0, id, entry.count, entries.integer(entry.first), options, entry.value)
         answer = string.format('p;%s %d %.0f %s;', id, entry.count, entry.first, options) .. entry.value
         calls.count(call, 'popped', 1)
+            events.note(call, 'popped', id, entry.count)
         rollups.delivered(call, { entry })
         fields = { 'received', entries.integer(call.queue.received + 1) }
     end
@@ -220,6 +222,7 @@ function messages.extend(ks, argv)
         else
             words[index] = 'done'
             batch.put(call.writes, 'ZADD', k.leased, call.now + timeout, id)
+            events.note(call, 'extended', id, argv[3])
             if not leased[index] then
                 batch.drop(call.writes, 'ZREM', k.ready, id)
                 batch.drop(call.writes, 'ZREM', k.suspects, id)

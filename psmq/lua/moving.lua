@@ -63,6 +63,7 @@ local function end_lease(call, id, ended, state)
     end
     entry.place = entries.place(entries.priority(entry.place), ended)
     moving.make_ready(call, id, entry)
+    events.note(call, 'ended', id)
     batch.put(writes, 'HSET', k.state, id, entries.text(entry))
 end
 

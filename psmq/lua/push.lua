@@ -146,6 +146,10 @@ function push.push(ks, argv)
                 ready[#ready + 1] = priority == 0 and now_text or entries.integer(entries.place(priority, now))
                 ready[#ready + 1] = id
             end
+            if call.log then
+                local noted = options.n and string.sub(item.body, 1, options.n) or ''
+                events.note(call, 'pushed', id, entries.integer(delay) .. ' ' .. noted)
+            end
             soon = soon or delay <= calls.longest_wait
             if expires or (delay > 0 and priority ~= 0) then
                 -- What the server must know of it before anybody gets it; others have no entry until then.

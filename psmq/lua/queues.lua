@@ -9,11 +9,11 @@ local slice, most_ids = 250, 1000
 local settings = {
     visibility_timeout = { 1, errors.longest }, delay = { 0, errors.longest }, max_size = { 1, 536870912 },
     max_length = { 1, 2 ^ 53 }, max_retrievals = { 1, 1000000 }, ttl = { 1, errors.longest },
-    deduplication_window = { 0, errors.longest },
+    deduplication_window = { 0, errors.longest }, event_log = { 0, events.most },
 }
 local words = { on_expiry = { drop = true, bury = true }, clock = { server = true, test = true } }
 local optional = { max_length = true, ttl = true }
-local every = 9
+local every = 10
 
 -- argv from `first` on: field, value …  returns { field, value, … } as given | nil, refusal
 local function read(argv, first)
@@ -89,6 +89,11 @@ function queues.configure(ks, argv)
     for index = 1, #fields, 2 do
         if fields[index] == 'clock' and fields[index + 1] ~= (call.queue.clock or 'server') then
             return errors.refuse('INVALID_OPTION', 'clock is fixed when a queue is created')
+        end
+    end
+    for index = 1, #fields, 2 do
+        if fields[index] == 'event_log' and fields[index + 1] == '0' then
+            redis.call('UNLINK', call.k.events)
         end
     end
     if #fields > 0 then
@@ -170,6 +175,7 @@ function queues.purge(ks, argv)
                 batch.drop(call.writes, 'HDEL', hash, id)
             end
         end
+        events.note(call, 'purged', ids)
         removed = removed + #ids
         if removed >= slice then break end
     end

@@ -32,6 +32,7 @@ function redriving.again(call, id, state, keep_count)
     batch.drop(writes, 'HDEL', k.reasons, id)
     batch.put(writes, 'ZADD', k.ready, place, id)
     batch.put(writes, 'HSET', k.state, id, entries.text(again))
+    events.note(call, 'redriven', id)
     return keys.result(k.base, id)
 end
 

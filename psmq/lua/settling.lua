@@ -69,6 +69,7 @@ local function delete(call, ids)
         redis.call('HDEL', k.reasons, unpack(ids))
     end
     calls.count(call, 'deleted', #ids)
+    events.note(call, 'deleted', ids)
 end
 
 local function release(call, item, entry)
@@ -114,6 +115,10 @@ local function release(call, item, entry)
             entry.place = entries.place(entries.priority(entry.place), call.now)
         end
         moving.make_ready(call, item.id, entry)
+    end
+    if call.log then
+        local how = uncounted and 'uncounted' or options.c == 1 and 'lost' or 'counted'
+        events.note(call, 'released', item.id, entries.integer(delay) .. ' ' .. how .. ' ' .. item.reason)
     end
     if delay <= calls.longest_wait then
         call.armed = true

@@ -14,7 +14,7 @@ from psmq_tasks.cli.showing import Column, draw, print_json
 __all__ = ["configure", "delete_queue"]
 
 _WORDS = ("on_expiry", "clock")
-_NUMBERS = ("max_size", "max_length", "max_retrievals")
+_NUMBERS = ("max_size", "max_length", "max_retrievals", "event_log")
 
 
 @click.command()

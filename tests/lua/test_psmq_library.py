@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "9142fdf52957a0e8"
+EXPECTED_DIGEST = "b6a53ee00c22133d"
 
 
 def functions(raw_server):
