@@ -125,7 +125,8 @@ def settle(
     if decision.retry:
         # Where the policy counts no attempts, only workers lost in a row use the limit up.
         limit = None if policy.attempts is not None else attempt + _LOST_IN_A_ROW
-        reason = f"failed at attempt {attempt}: {_in_short(failure)}"
+        # Beside the record, for the log and the event log, which outlive it.
+        reason = f"failed at attempt {attempt}: {_in_short(failure)} ({decision.why})"
         return Release(decision.delay, max_retrievals=limit, failure=failure.pack(), reason=reason, result=sealed)
     return Bury(_in_short(failure), failure=failure.pack(), result=sealed)
 

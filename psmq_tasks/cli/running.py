@@ -68,6 +68,8 @@ def words_of(error: PsmqError) -> str:
     if isinstance(error, QueueNotFound):
         return f"there is no queue {error.queue_name!r}: psmq queues lists those there are"
     if isinstance(error, IdNotFound):
+        if error.what == "message":
+            return f"{error}: of one that is finished only a queue with an event_log knows, or its whole id"
         where = {"dead letter": "dead list", "message that waits": "retries list"}.get(error.what, "peek QUEUE")
         return f"{error}: psmq {where} shows them"
     if type(error) is ServerUnreachable:

@@ -14,10 +14,10 @@ from psmq_tasks.inspection.records import (
     Listing,
     Mended,
     QueuedMessage,
-    Traced,
     WaitingRetry,
     queue_as_dict,
 )
+from psmq_tasks.inspection.tracing import Traced
 from psmq_tasks.inspection.workers import Running, Worker
 
 __all__ = [

@@ -21,12 +21,10 @@ from psmq_tasks.inspection.records import (
     Listing,
     Mended,
     QueuedMessage,
-    Traced,
     WaitingRetry,
     dead_task,
     kind_of,
     queued_message,
-    traced,
     waiting_retry,
 )
 from psmq_tasks.inspection.workers import read_worker
@@ -337,30 +335,6 @@ def resolve(endings: Sequence[str], queue: str | None, state: str = "dead") -> S
         if len(hits) > 1:
             raise IdAmbiguous(ending, tuple(message_id for _, message_id in hits[:_MOST_CANDIDATES]))
     return list(dict.fromkeys(hits[0] for hits in found.values()))
-
-
-def trace(ending: str, queue: str | None) -> Steps[Traced]:
-    """The life of the one message, in whatever state, whose id ends like this; IdNotFound, IdAmbiguous."""
-    digits = ending.lstrip("….")
-    found: dict[str, tuple[MessageRecord, str]] = {}
-    for name in (yield from names(queue)) if digits else ():
-        for state in ("dead", "delayed", "leased", "ready"):
-            after: MessageRecord | None = None
-            while page := (yield ask(name, "messages", state=state, limit=_HEADS, after=after, data=False)):
-                after = page[-1].record
-                # It may have moved while we looked: what was seen last is where it is.
-                found |= {m.message_id: (m.record, state) for m in page if m.message_id.endswith(digits)}
-    if not found:
-        raise IdNotFound(ending, "unfinished message", f"queue {queue!r}" if queue is not None else "any queue")
-    if len(found) > 1:
-        raise IdAmbiguous(ending, tuple(found)[:_MOST_CANDIDATES])
-    ((message_id, (record, state)),) = found.items()
-    (history,) = yield ask(record.queue_name, "failures", ids=[message_id])
-    reason = ""
-    if state == "dead":
-        letters = yield ask(record.queue_name, "dead_letters", limit=1, ids=[message_id], data=False)
-        reason = letters[0].reason if letters else ""
-    return traced(record, state, history, reason)
 
 
 def count_dead(wanted: Filter) -> Steps[int]:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psmq.errors import PsmqError
-from psmq_tasks.inspection import flows
+from psmq_tasks.inspection import flows, tracing
 from psmq_tasks.inspection.exchange import line_of
 from psmq_tasks.inspection.flows import Batch, Rest
 from psmq_tasks.inspection.records import Filter
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from psmq import AsyncQueue, AsyncQueueManager, DeadLetter, Finding, Queue, QueueInfo, QueueManager, QueueStats
     from psmq_tasks.inspection.calls import Change
     from psmq_tasks.inspection.flows import Ask, Key
-    from psmq_tasks.inspection.records import DeadTask, Group, Listing, Mended, QueuedMessage, Traced, WaitingRetry
+    from psmq_tasks.inspection.records import DeadTask, Group, Listing, Mended, QueuedMessage, WaitingRetry
+    from psmq_tasks.inspection.tracing import Traced
     from psmq_tasks.inspection.workers import Worker
 
 __all__ = ["AsyncInspector", "Inspector"]
@@ -120,8 +121,18 @@ class Inspector:
         return self._drive(flows.dead_one(ending, queue))
 
     def trace(self, ending: str, queue: str | None = None) -> Traced:
-        """The life of a message that is not finished, in whatever state. IdNotFound, IdAmbiguous."""
-        return self._drive(flows.trace(ending, queue))
+        """The life of a message: where it is, what failed, what its queue's event log tells. IdNotFound, IdAmbiguous.
+
+        Of what is finished there is the log, if its queue keeps one, and for a whole id whether a result is kept.
+        """
+        return self._drive(tracing.trace(ending, queue))
+
+    def follow(self, found: Traced, every: float = 0.5) -> Iterator[Traced]:
+        """The same message at a look every so many seconds, the last when it has ended."""
+        while not found.has_ended:
+            time.sleep(every)
+            found = self._drive(tracing.again(found))
+            yield found
 
     def resolve(self, endings: Sequence[str], queue: str | None = None) -> list[tuple[str, str]]:
         """(queue, whole id) of dead letters. IdNotFound, IdAmbiguous: for the first that fits none or several."""
@@ -279,8 +290,18 @@ class AsyncInspector:
         return await self._drive(flows.dead_one(ending, queue))
 
     async def trace(self, ending: str, queue: str | None = None) -> Traced:
-        """The life of a message that is not finished, in whatever state. IdNotFound, IdAmbiguous."""
-        return await self._drive(flows.trace(ending, queue))
+        """The life of a message: where it is, what failed, what its queue's event log tells. IdNotFound, IdAmbiguous.
+
+        Of what is finished there is the log, if its queue keeps one, and for a whole id whether a result is kept.
+        """
+        return await self._drive(tracing.trace(ending, queue))
+
+    async def follow(self, found: Traced, every: float = 0.5) -> AsyncIterator[Traced]:
+        """The same message at a look every so many seconds, the last when it has ended."""
+        while not found.has_ended:
+            await asyncio.sleep(every)
+            found = await self._drive(tracing.again(found))
+            yield found
 
     async def resolve(self, endings: Sequence[str], queue: str | None = None) -> list[tuple[str, str]]:
         """(queue, whole id) of dead letters. IdNotFound, IdAmbiguous: for the first that fits none or several."""

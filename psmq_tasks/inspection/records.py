@@ -26,7 +26,6 @@ __all__ = [
     "Listing",
     "Mended",
     "QueuedMessage",
-    "Traced",
     "WaitingRetry",
     "queue_as_dict",
 ]
@@ -120,21 +119,6 @@ class DeadTask(_Seen):
     def error(self) -> str:
         """Its kind of error."""
         return kind_of(self.reason)
-
-
-@dataclass(frozen=True, slots=True)
-class Traced(_Seen):
-    """The life of a message that is not finished, as far as its queue and its history tell."""
-
-    #: where it is now: ready, delayed, leased or dead
-    state: str
-    #: delayed: becomes ready; leased: its lease ends; dead: was buried; None otherwise
-    due: datetime | None
-    first_retrieved: datetime | None
-    #: dead: why
-    reason: str
-    #: what went wrong so far, and changes by hand, oldest first
-    failures: tuple[Failure, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,19 +224,6 @@ def waiting_retry(record: MessageRecord, history: tuple[bytes, ...]) -> WaitingR
     due = _time(record.score) or _EPOCH
     unknown = _time(since) if since else None
     return WaitingRetry(**_seen(record, failures), due=due, unknown_since=unknown, failures=failures)
-
-
-def traced(record: MessageRecord, state: str, history: tuple[bytes, ...], reason: str) -> Traced:
-    """A record of a listing, its history, and why it is dead."""
-    failures = tuple(map(Failure.unpack, history))
-    return Traced(
-        **_seen(record, failures),
-        state=state,
-        due=None if state == "ready" else _time(record.score),
-        first_retrieved=_or(lambda: record.first_retrieved, None),
-        reason=reason,
-        failures=failures,
-    )
 
 
 def dead_task(letter: DeadLetter, *, size: bool = False) -> DeadTask:

@@ -278,7 +278,10 @@ def test_the_log_tells_what_failed_and_what_comes_next(desk):
     tail = letter.message.message_id[-8:]
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
     expected = (
-        rf"{stamp} warning shop:bad {tail} failed at attempt 1: ValueError: no such address; again in 0.01 s",
+        (
+            rf"{stamp} warning shop:bad {tail} failed at attempt 1: ValueError: no such address "
+            r"\(wait_.+; stop_after_attempt\(2\): 1 of 2\); again in 0.01 s"
+        ),
         rf"{stamp} error   shop:bad {tail} failed for good at attempt 2: ValueError: no such address",
         rf"{stamp} debug   shop:good \w{{8}} done in \S+ ms",
         rf"{stamp} info    nothing is left to do; 1 delayed message or retry waits for its time",
