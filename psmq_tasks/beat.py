@@ -79,6 +79,7 @@ class Beat:
             "tasks": [
                 {
                     "id": entry.message_id,
+                    "task": child.table.task_of(entry),
                     "queue": self._queues[entry.queue],
                     "attempt": entry.attempt,
                     "pid": child.pid,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 import re
 import struct
+import threading
 import time
 import zlib
 from collections import deque
@@ -35,8 +36,12 @@ ON_LOOP: Final = 0xFFFF
 #: when it started (monotonic s), its hard limit (s, 0: none), generation
 _RUN: Final = struct.Struct("<ddI")
 _SUM: Final = struct.Struct("<I")
+_RUN_AND_SUM: Final = _RUN.size + _SUM.size
 #: generation, and how often its lease was extended
 _EXTENDED: Final = struct.Struct("<II")
+#: names of tasks that a table has room for, and bytes of one; a message notes its task's number here and the end of its
+#: generation
+_MOST_NAMES, _NAME_SIZE = 255, 120
 _ENTRY_SIZE: Final = 80
 _RUN_SIZE: Final = 32
 
@@ -85,7 +90,11 @@ class Table:
         self._extended = self._lost + 4 * capacity
         self._entries = (self._extended + _EXTENDED.size * capacity + 63) // 64 * 64
         self._runs = self._entries + capacity * _ENTRY_SIZE
-        self._memory = mmap.mmap(-1, self._runs + capacity * _RUN_SIZE)
+        self._tasks = self._runs + capacity * _RUN_SIZE
+        self._names = self._tasks + capacity * 2
+        self._memory = mmap.mmap(-1, self._names + (_MOST_NAMES + 1) * _NAME_SIZE)
+        self._numbers: dict[str, int] = {}
+        self._naming = threading.Lock()
         self._memory[self._batches : self._revoked] = b"\x01" * slots  # 0 is what nothing was revoked for
         self._generations = counting(1)
         self._good: dict[int, tuple[int, int, int, int, str, str]] = {}
@@ -120,14 +129,39 @@ class Table:
 
     def start(self, index: int, generation: int) -> None:
         """Its payload will be touched now: from here on a death counts."""
-        self._memory[self._states + index] = STARTED
-        self.run(index, generation, 0.0)
+        memory = self._memory
+        memory[self._states + index] = STARTED
+        # as run() writes it; this is done for every message
+        body = _RUN.pack(time.monotonic(), 0.0, generation)
+        at = self._runs + index * _RUN_SIZE
+        memory[at : at + _RUN_AND_SUM] = body + _SUM.pack(zlib.crc32(body))
 
     def run(self, index: int, generation: int, limit: float) -> None:
         """It runs from now on, for at most ``limit`` seconds (0: no limit)."""
         body = _RUN.pack(time.monotonic(), limit, generation)
         at = self._runs + index * _RUN_SIZE
         self._memory[at : at + _RUN.size + 4] = body + _SUM.pack(zlib.crc32(body))
+
+    def name(self, index: int, generation: int, task: str) -> None:
+        """Which task it is a call of; for display, so nothing is summed."""
+        number = self._numbers.get(task)
+        if number is None:
+            number = self._number(task)
+        memory, at = self._memory, self._tasks + index * 2
+        memory[at] = number
+        memory[at + 1] = generation & 0xFF
+
+    def _number(self, task: str) -> int:
+        """A name's place among the names; 0 where there is no room for more."""
+        with self._naming:
+            number = len(self._numbers) + 1
+            if task in self._numbers or number > _MOST_NAMES:
+                return self._numbers.get(task, 0)
+            at = self._names + number * _NAME_SIZE
+            # Cut where a character may not end; it is read so.
+            self._memory[at : at + _NAME_SIZE] = task.encode()[:_NAME_SIZE].ljust(_NAME_SIZE, b"\0")
+            self._numbers[task] = number
+            return number
 
     def unstart(self, index: int) -> None:
         """It was marked and then left alone: it goes back."""
@@ -229,6 +263,15 @@ class Table:
         """Tell the child that this lease has passed on."""
         at = self._lost + entry.place * 4
         self._memory[at : at + 4] = _SUM.pack(entry.generation)
+
+    def task_of(self, entry: Entry) -> str:
+        """The name of the task that it is a call of; "": not known (yet)."""
+        at = self._tasks + entry.place * 2
+        number, generation = self._memory[at : at + 2]
+        if not number or generation != entry.generation & 0xFF:
+            return ""
+        at = self._names + number * _NAME_SIZE
+        return bytes(self._memory[at : at + _NAME_SIZE]).rstrip(b"\0").decode("utf-8", "ignore")
 
     def note_extended(self, entry: Entry) -> None:
         """Its lease was extended once more."""

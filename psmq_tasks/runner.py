@@ -67,6 +67,7 @@ class Runner:
 
     def _begin(self, held: Held, ready: Ready) -> tuple[HeldMessage, float]:
         """A task is called now. → what current_message() gives in it, and the time"""
+        self.table.name(held.place, held.generation, ready.task.name)
         if ready.hard_limit is not None:
             self.table.run(held.place, held.generation, ready.hard_limit)
         message = self._message_of(held, ready)

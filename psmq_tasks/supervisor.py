@@ -488,7 +488,7 @@ def _failure(child: ChildProcess, entry: Entry, outcome: Any, kind: str, message
         ended=now,
         host=_host,
         pid=child.pid,
-        task="",
+        task=child.table.task_of(entry),
         decision=f"{again}, if the limit allows",
         why=f"decided by the supervisor: attempt {entry.attempt} counts towards max_retrievals",
         delay=delay,

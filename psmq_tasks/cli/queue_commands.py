@@ -9,9 +9,10 @@ import click
 
 from psmq_tasks.cli.completing import queue_names
 from psmq_tasks.cli.options import Number, Place, json_option, place_options
-from psmq_tasks.cli.showing import Column, age, draw, duration, print_json, tail
+from psmq_tasks.cli.showing import Column, age, draw, duration, per_second, print_json, tail
 
 if TYPE_CHECKING:
+    from psmq import QueueStats
     from psmq_tasks.inspection import QueuedMessage
 
 __all__ = ["pause", "peek", "queues", "resume"]
@@ -24,34 +25,43 @@ def queues(place: Place, *, as_json: bool) -> None:
     """List queues with their counts and ages.
 
     READY can be taken now, DELAYED waits for its time (retries too), LEASED is being worked on, DEAD has failed for
-    good. OLDEST is how long the oldest ready message has been ready; CONSUMERS are the connections that asked for
+    good. IN/S and OUT/S are messages pushed and finished in a second over the last minute or two (psmq stats tells
+    more). OLDEST is how long the oldest ready message has been ready; CONSUMERS are the connections that asked for
     messages within the last minute.
     """
     from psmq_tasks.inspection import queue_as_dict
 
     with place.inspector() as inspector:
-        found = inspector.queues()
+        rates = {one.name: one for one in inspector.stats(None, 1)}
+        found = [info for info in inspector.queues() if info.name in rates]  # not those made in between
         where = inspector.manager.url
     if as_json:
-        print_json({"queues": [queue_as_dict(info) for info in found]})
+        print_json({"queues": [{**queue_as_dict(info), **_rates(rates[info.name])} for info in found]})
         return
     if not found:
         click.echo(f"There are no queues on {where}: the first push makes one.", err=True)
         return
-    numbers = [Column(title, right=True) for title in ("READY", "DELAYED", "LEASED", "DEAD", "OLDEST", "CONSUMERS")]
+    titles = ("READY", "DELAYED", "LEASED", "DEAD", "IN/S", "OUT/S", "OLDEST", "CONSUMERS")
+    paused = [Column("")] * any(info.paused for info in found)
     draw(
-        [Column("QUEUE", gives="end"), *numbers, Column("")],
+        [Column("QUEUE", gives="end"), *(Column(title, right=True) for title in titles), *paused],
         [
             (
                 info.name,
                 *(f"{count}" for count in (info.ready, info.delayed, info.leased, info.dead)),
+                *map(per_second, _rates(rates[info.name]).values()),
                 duration(info.oldest_ready),
                 f"{info.consumers}",
-                "paused" if info.paused else "",
+                *["paused" if info.paused else ""] * len(paused),
             )
             for info in found
         ],
     )
+
+
+def _rates(stats: QueueStats) -> dict[str, float]:
+    """For each second."""
+    return {"pushed_rate": round(stats.rate("pushed"), 4), "done_rate": round(stats.rate("done"), 4)}
 
 
 @click.command()

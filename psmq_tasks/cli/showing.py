@@ -23,6 +23,7 @@ __all__ = [
     "looking",
     "moment",
     "paragraphs",
+    "per_second",
     "print_json",
     "printable",
     "progress",
@@ -195,6 +196,11 @@ def duration(seconds: float | None) -> str:
     if whole < 86_400:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
     return f"{whole // 86_400}d{whole % 86_400 // 3600}h"
+
+
+def per_second(rate: float) -> str:
+    """``0 0.03 2.5 140``"""
+    return f"{rate:.0f}" if rate >= 9.95 or rate == 0 else f"{rate:.1f}" if rate >= 0.095 else f"{rate:.2f}"
 
 
 def age(when: datetime | None) -> str:

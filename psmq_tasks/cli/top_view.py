@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from psmq_tasks.cli.showing import Column, age, duration, printable, table_of, tail
-from psmq_tasks.cli.watch_commands import per_second, worker_row
+from psmq_tasks.cli.showing import Column, age, duration, per_second, printable, table_of, tail
+from psmq_tasks.cli.watch_commands import worker_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -145,12 +146,13 @@ def _workers(workers: Sequence[Worker], width: int, room: int) -> list[Any]:
     columns += [Column(title, right=True) for title in titles]
     shown = workers[: max(room, 1)]
     parts: list[Any] = [table_of(columns, [worker_row(worker) for worker in shown], width)]
-    tasks = sorted((task.since, task, worker) for worker in workers for task in worker.tasks)
+    tasks = sorted(((task.since, task, worker) for worker in workers for task in worker.tasks), key=itemgetter(0))
     some = tasks[: max(room - len(shown) - 1, 0)]
     if some:
         rows = [
             (
                 tail(task.id),
+                task.task or "-",
                 task.queue,
                 f"{task.attempt}",
                 age(task.since),
@@ -160,6 +162,7 @@ def _workers(workers: Sequence[Worker], width: int, room: int) -> list[Any]:
         ]
         columns = [
             Column("RUNNING"),
+            Column("TASK", gives="start"),
             Column("QUEUE", gives="end"),
             Column("ATTEMPT", right=True),
             Column("FOR", right=True),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from psmq_tasks.cli.options import Number, Place, Seconds, json_option, place_options
-from psmq_tasks.cli.showing import Column, age, draw, duration, print_json
+from psmq_tasks.cli.showing import Column, age, draw, duration, per_second, print_json, tail
 
 if TYPE_CHECKING:
     from psmq import QueueStats
     from psmq_tasks.inspection import Inspector, Worker
 
 __all__ = ["stats", "workers"]
+
+#: running tasks that are named below a worker
+_MOST_RUNNING: Final = 3
 
 
 @click.command()
@@ -24,7 +27,8 @@ def workers(place: Place, *, as_json: bool) -> None:
     """List the workers that are there.
 
     DONE and FAILED are since it started, MEMORY is what its processes have resident, BEAT how long ago it said so:
-    each worker does every 5 s, and one that was silent for 20 s is gone. --json also tells what each slot runs.
+    each worker does every 5 s, and one that was silent for 20 s is gone. Below each: the tasks that have run for
+    longest, and for how long; --json tells all.
     """
     with place.inspector() as inspector:
         found = inspector.workers()
@@ -36,7 +40,15 @@ def workers(place: Place, *, as_json: bool) -> None:
     else:
         titles = ("SLOTS", "RUNNING", "DONE", "FAILED", "MEMORY", "UP", "BEAT")
         columns = [Column("WORKER", gives="start"), Column("QUEUES", gives="end")]
-        draw([*columns, *(Column(title, right=True) for title in titles)], map(worker_row, found))
+        columns += (Column(title, right=True) for title in titles)
+        draw(columns, list(map(worker_row, found)), list(map(_running, found)))
+
+
+def _running(worker: Worker) -> str:
+    """``mail:send 12s, shop:order 3s, 5 more``"""
+    shown = [f"{task.task or tail(task.id)} {age(task.since)}" for task in worker.tasks[:_MOST_RUNNING]]
+    left = worker.running - len(shown)
+    return ", ".join([*shown, f"{left} more"] if left > 0 and shown else shown)
 
 
 def worker_row(worker: Worker) -> tuple[str, ...]:
@@ -86,8 +98,3 @@ def _row(stats: QueueStats) -> tuple[str, ...]:
     times = (histogram.percentile(percent) for histogram in (stats.wait, stats.run) for percent in (50, 95))
     counts = (f"{stats.total('failed')}", f"{stats.total('buried')}")
     return stats.name, per_second(stats.rate("pushed")), per_second(stats.rate("done")), *counts, *map(duration, times)
-
-
-def per_second(rate: float) -> str:
-    """``0 0.03 2.5 140``"""
-    return f"{rate:.0f}" if rate >= 9.95 or rate == 0 else f"{rate:.1f}" if rate >= 0.095 else f"{rate:.2f}"

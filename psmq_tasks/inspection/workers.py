@@ -15,6 +15,8 @@ class Running:
     """One task that runs."""
 
     id: str
+    #: the task's name; "": not known, or it is being read
+    task: str
     queue: str
     attempt: int
     #: of its process
@@ -81,6 +83,7 @@ def read_worker(worker_id: str, note: bytes) -> Worker | None:
 def _running(said: dict[str, Any]) -> Running:
     return Running(
         id=str(said["id"]),
+        task=str(said.get("task", "")),
         queue=str(said["queue"]),
         attempt=int(said["attempt"]),
         pid=int(said["pid"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -26,7 +27,15 @@ def busy(manager):
             queue.bury(message, "why")
     manager.find_queue("empty").pause()
     now = datetime.now(UTC).timestamp()
-    task = {"id": "1p018wh5g00aaaaaaaaaaa", "queue": "mail", "attempt": 1, "pid": 7, "slot": 2, "since": now - 5}
+    task = {
+        "id": "1p018wh5g00aaaaaaaaaaa",
+        "task": "mail:send",
+        "queue": "mail",
+        "attempt": 1,
+        "pid": 7,
+        "slot": 2,
+        "since": now - 5,
+    }
     note = {
         "host": "a-host.example.org", "pid": 4, "version": "1", "started": now - 90, "beat": now, "queues": ["mail"],
         "processes": 1, "slots": 8, "running": 3, "done": 12, "failed": 1, "memory": 2**26, "tasks": [task, task],
@@ -53,8 +62,19 @@ def test_a_screen_fits_its_terminal(busy, width):
     assert len(lines) <= 24
     text = "\n".join(lines)
     if width >= 80:
-        for words in ("QUEUE", "READY", "OUT/S", "20k", "paused", "a-host.example.org:4", "aaaaaaaa", ":7/2", "1 more"):
+        for words in (
+            *("QUEUE", "READY", "OUT/S", "20k", "paused", "a-host.example.org:4"),
+            *("aaaaaaaa", "mail:send", ":7/2", "1 more"),
+        ):
             assert words in text, words
+
+
+def test_workers_names_what_runs_below_each(busy, run, read):
+    """The task and for how long, the longest first; how many more there are."""
+    header, row, note = run("workers").stdout.splitlines()
+    assert row.startswith("a-host.example.org:4")
+    assert re.fullmatch(r" +mail:send \d+s, mail:send \d+s, 1 more", note)
+    assert [task["task"] for task in read("workers")["workers"][0]["tasks"]] == ["mail:send"] * 2
 
 
 def test_what_does_not_fit_is_counted(busy, manager):

@@ -39,6 +39,7 @@ def test_a_worker_says_who_it_is_and_what_it_runs(stage):
     assert (found.done, found.failed, found.running) == (5, 1, 1)
     (running,) = found.tasks
     assert (running.id, running.queue, running.attempt) == (handle.id, stage.name, 1)
+    assert running.task == handle.task
     assert found.started < running.since <= found.beat
     assert found.memory is None or found.memory > 2**20
     worker.send_signal(signal.SIGQUIT)

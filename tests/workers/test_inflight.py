@@ -78,6 +78,38 @@ def test_a_lost_lease_is_that_of_one_delivery(table):
     assert not table.is_lost(*again)
 
 
+def test_the_supervisor_reads_which_task_runs(table):
+    """By number, with room for 255 names of 120 bytes; a place's next message has none before it is told."""
+    place, generation = table.put(1, 0, 1, ID, RECEIPT)
+    (entry,) = table.entries()
+    assert table.task_of(entry) == ""
+    table.name(place, generation, "mail:send")
+    assert table.task_of(entry) == "mail:send"
+    table.free(place)
+    for number in range(300):
+        place, generation = table.put(1, 0, 1, ID, RECEIPT)
+        (entry,) = table.entries()
+        assert table.task_of(entry) == ""
+        table.name(place, generation, f"m:{number}é{'x' * 200}")
+        name = f"m:{number}é{'x' * 200}".encode()[:120].decode()
+        assert table.task_of(entry) == (name if number < 254 else "")
+        table.free(place)
+
+
+def test_extensions_are_counted_for_one_delivery(table):
+    """The place's next message begins at none."""
+    place, generation = table.put(1, 0, 1, ID, RECEIPT)
+    (entry,) = table.entries()
+    for _ in range(3):
+        table.note_extended(entry)
+    assert table.extensions(place, generation) == 3
+    table.free(place)
+    while table.room:
+        again = table.put(1, 0, 1, ID, RECEIPT)
+    assert again[0] == place
+    assert table.extensions(*again) == 0
+
+
 def test_a_torn_entry_is_not_believed(table):
     """A write that the reader meets half-done shows the last good copy, or nothing."""
     place, _ = table.put(0, 0, 1, ID, RECEIPT)
