@@ -214,12 +214,13 @@ def _distance() -> Steps:
         message = f"a trip takes {trip * 1000:.1f} ms: one push after the other makes {1 / trip:.0f} in a second"
         found.append(Finding("advice", "latency", message, "push_many and delay_many; run it nearer"))
     else:
-        found.append(Finding("fine", "latency", f"a trip takes {trip * 1000:.1f} ms"))
+        found.append(Finding("fine", "latency", f"a trip takes {trip * 1000:.2g} ms"))
     if abs(apart) > _APART:
         message = f"{apart:+.1f} s from this machine's: the server's decides, and ages shown here are off"
         found.append(Finding("advice", "clock", message, "run an NTP client on both"))
     else:
-        found.append(Finding("fine", "clock", f"{apart * 1000:+.0f} ms from this machine's"))
+        words = f"{apart * 1000:+.0f} ms from" if abs(apart) >= 0.0005 else "the same as"
+        found.append(Finding("fine", "clock", f"{words} this machine's"))
     return found
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from psmq_tasks.cli.running import Problem
-from psmq_tasks.cli.showing import Column, age, draw, duration, moment, paragraphs, printable, tail
+from psmq_tasks.cli.showing import Column, age, draw, duration, facts, moment, paragraphs, tail
 
 if TYPE_CHECKING:
     from psmq_tasks.history import Failure
@@ -49,7 +49,7 @@ def body_as(found: DeadTask, form: BodyForm) -> str:
 
 def show_letter(found: DeadTask, call: OpenedCall | None = None) -> None:
     """The whole story. ``call``: unpickled, because that was asked for."""
-    facts = [
+    told = [
         ("id", found.id),
         ("task", found.task or "none: it is no call of a task"),
         ("arguments", found.args or ("none, or not shown" if found.task else "")),
@@ -63,10 +63,7 @@ def show_letter(found: DeadTask, call: OpenedCall | None = None) -> None:
         ("size", f"{found.size} bytes" if found.size is not None else ""),
         *((name, value) for name, value in found.metadata.items() if name not in _SHOWN),
     ]
-    width = max(len(name) for name, value in facts if value)
-    for name, value in facts:
-        if value:
-            click.echo(f"{printable(name).ljust(width)}  {printable(value)}")
+    facts(told)
     if found.failures:
         click.echo()
         draw_attempts(found.failures)

@@ -9,7 +9,7 @@ import click
 
 from psmq_tasks.cli.options import Place, json_option, place_options
 from psmq_tasks.cli.running import FAILED, ExitWith
-from psmq_tasks.cli.showing import print_json, printable
+from psmq_tasks.cli.showing import hang, print_json
 
 if TYPE_CHECKING:
     from psmq import Finding
@@ -48,9 +48,7 @@ def doctor(place: Place, *, server_url: str | None, audit: str | None, as_json: 
 
 
 def _show(finding: Finding) -> None:
-    mark = _MARKS[finding.level].ljust(7)
-    if finding.level != "fine":
-        mark = click.style(mark, fg="red" if finding.level == "problem" else None, bold=True)
-    click.echo(f"{mark}  {printable(finding.subject)}: {printable(finding.message)}")
+    style = {"fine": "", "advice": "bold", "problem": "bold red"}[finding.level]
+    hang(_MARKS[finding.level].ljust(7), f"{finding.subject}: {finding.message}", style)
     if finding.fix:
-        click.echo(f"{'':9}→ {printable(finding.fix)}")
+        hang(" " * 7, f"→ {finding.fix}")

@@ -27,7 +27,7 @@ def queues(place: Place, *, as_json: bool) -> None:
     READY can be taken now, DELAYED waits for its time (retries too), LEASED is being worked on, DEAD has failed for
     good. IN/S and OUT/S are messages pushed and finished in a second over the last minute or two (psmq stats tells
     more). OLDEST is how long the oldest ready message has been ready; CONSUMERS are the connections that asked for
-    messages within the last minute.
+    messages within the last minute; a paused queue gives them nothing.
     """
     from psmq_tasks.inspection import queue_as_dict
 
@@ -42,17 +42,15 @@ def queues(place: Place, *, as_json: bool) -> None:
         click.echo(f"There are no queues on {where}: the first push makes one.", err=True)
         return
     titles = ("READY", "DELAYED", "LEASED", "DEAD", "IN/S", "OUT/S", "OLDEST", "CONSUMERS")
-    paused = [Column("")] * any(info.paused for info in found)
     draw(
-        [Column("QUEUE", gives="end"), *(Column(title, right=True) for title in titles), *paused],
+        [Column("QUEUE", gives="end"), *(Column(title, right=True, alarms=title == "DEAD") for title in titles)],
         [
             (
                 info.name,
                 *(f"{count}" for count in (info.ready, info.delayed, info.leased, info.dead)),
                 *map(per_second, _rates(rates[info.name]).values()),
                 duration(info.oldest_ready),
-                f"{info.consumers}",
-                *["paused" if info.paused else ""] * len(paused),
+                "paused" if info.paused else f"{info.consumers}",
             )
             for info in found
         ],

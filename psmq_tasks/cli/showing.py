@@ -20,6 +20,8 @@ __all__ = [
     "age",
     "draw",
     "duration",
+    "facts",
+    "hang",
     "looking",
     "moment",
     "paragraphs",
@@ -33,16 +35,22 @@ __all__ = [
 
 #: last characters of an id that tables show: 40 random bits
 TAIL: Final = 8
+#: red of the terminal's own sixteen colours, and bold: it is read on dark and on light, and without colours
+_ALARM: Final = "bold red"
 #: between columns; and the narrowest that a column gets
 _GAP, _LEAST = 2, 6
 
 
 class Column(NamedTuple):
-    """A column of a table. ``gives``: which end is left out where the terminal is narrow; "": never any."""
+    """A column of a table.
+
+    ``gives``: which end is left out where the terminal is narrow; "": never any. ``alarms``: anything but 0 stands out.
+    """
 
     title: str
     right: bool = False
     gives: Literal["", "start", "end"] = ""
+    alarms: bool = False
 
 
 def print_json(document: Any, *, line: bool = False) -> None:
@@ -67,6 +75,30 @@ def draw(columns: Sequence[Column], rows: Iterable[Sequence[str]], notes: Sequen
             click.echo(" " * (widths[0] + _GAP) + printable(notes[number - 1]))
 
 
+def facts(pairs: Iterable[tuple[str, str]]) -> None:
+    """Names and values below each other; what has no value is left out."""
+    shown = [(name, value) for name, value in pairs if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        hang(printable(name).ljust(width), value)
+
+
+def hang(head: str, text: str, style: str = "") -> None:
+    """A line that goes on below its own text, not below its head, where a terminal is narrow."""
+    if not sys.stdout.isatty():
+        click.echo(f"{head}  {printable(text)}".rstrip())
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, _GAP, 0, 0))
+    grid.add_column(no_wrap=True, width=len(head))
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(head, style=style), Text(printable(text)))
+    Console(highlight=False).print(grid)
+
+
 def _draw_for_terminal(columns: Sequence[Column], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
     from rich.console import Console
     from rich.padding import Padding
@@ -76,43 +108,49 @@ def _draw_for_terminal(columns: Sequence[Column], rows: Sequence[Sequence[str]],
     if not notes:
         console.print(table_of(columns, rows, console.width))
         return
-    # A row at a time, each at the widths that all of them need together.
-    indent = max(len(columns[0].title), *(len(row[0]) for row in rows), 0) + _GAP
+    # A row at a time, at the widths that all of them need.
+    widths = _widths(columns, rows, console.width)
     for number, (row, note) in enumerate(zip(rows, notes, strict=True)):
-        console.print(table_of(columns, rows, console.width, only=row, header=number == 0))
+        console.print(_table(columns, widths, [row], header=number == 0))
         if note:
-            console.print(Padding(Text(printable(note), style="dim"), (0, 0, 0, indent)))
+            console.print(Padding(Text(printable(note), style="dim"), (0, 0, 0, widths[0] + _GAP)))
 
 
-def table_of(
+def table_of(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, styles: Sequence[str] = ()) -> Table:
+    """A table of so many cells' width; cells that are too long are cut. ``styles``: of each row."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    return _table(columns, _widths(columns, rows, width), rows, styles)
+
+
+def _table(
     columns: Sequence[Column],
+    widths: Sequence[int],
     rows: Sequence[Sequence[str]],
-    width: int,
     styles: Sequence[str] = (),
     *,
-    only: Sequence[str] | None = None,
     header: bool = True,
 ) -> Table:
-    """A table of so many cells' width; cells that are too long are cut. ``styles``: of each row.
-
-    ``only``: this row, in columns as wide as all rows need.
-    """
-    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    rows = [[printable(cell) for cell in row] for row in rows]
-    wanted = [max(cell_len(column.title), *(cell_len(row[at]) for row in rows), 0) for at, column in enumerate(columns)]
-    widths = _fit(columns, wanted, width - _GAP * (len(columns) - 1))
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold", show_header=header)
     for column, its_width in zip(columns, widths, strict=True):
         justify: Literal["left", "right"] = "right" if column.right else "left"
         table.add_column(column.title, justify=justify, no_wrap=True, width=its_width)
-    for number, row in enumerate(rows if only is None else [only]):
-        cells = zip(row, widths, columns, strict=True)
-        style = styles[number] if styles else None
-        table.add_row(*(Text(_cut(cell, its_width, column.gives)) for cell, its_width, column in cells), style=style)
+    for number, row in enumerate(rows):
+        cells = [
+            Text(_cut(cell, its_width, column.gives), style=_ALARM if column.alarms and cell != "0" else "")
+            for cell, its_width, column in zip(row, widths, columns, strict=True)
+        ]
+        table.add_row(*cells, style=styles[number] if styles else None)
     return table
+
+
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    from rich.cells import cell_len
+
+    wanted = [max(cell_len(column.title), *(cell_len(row[at]) for row in rows), 0) for at, column in enumerate(columns)]
+    return _fit(columns, wanted, width - _GAP * (len(columns) - 1))
 
 
 def _fit(columns: Sequence[Column], wanted: Sequence[int], room: int) -> list[int]:

@@ -110,14 +110,13 @@ def _around(queues: list[tuple[QueueInfo, QueueStats]], chosen: str, room: int) 
 
 
 def _style(info: QueueInfo, *, chosen: bool) -> str:
-    colour = "dim" if info.paused else "red" if info.dead else ""
-    return f"{colour} reverse".strip() if chosen else colour
+    return ("dim " if info.paused else "") + ("reverse" if chosen else "")
 
 
 def _columns(width: int) -> list[Column]:
     times = ("WAIT50", "95%", "RUN50", "95%") if width >= _WIDE else ("WAIT95", "RUN95")
     titles = ("READY", "DELAY", "LEASED", "DEAD", "IN/S", "OUT/S", "OLDEST", *times)
-    return [Column("QUEUE", gives="end"), *(Column(title, right=True) for title in titles)]
+    return [Column("QUEUE", gives="end"), *(Column(title, right=True, alarms=title == "DEAD") for title in titles)]
 
 
 def _row(info: QueueInfo, stats: QueueStats, width: int) -> tuple[str, ...]:

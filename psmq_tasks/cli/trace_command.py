@@ -10,7 +10,7 @@ import click
 
 from psmq_tasks.cli.dead_letter import draw_attempts
 from psmq_tasks.cli.options import Place, Seconds, json_option, place_options, queue_option
-from psmq_tasks.cli.showing import Column, age, draw, duration, moment, print_json, printable, tail
+from psmq_tasks.cli.showing import Column, age, draw, duration, facts, moment, print_json, printable, tail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,8 +73,8 @@ def _show(found: Traced, *, as_json: bool) -> None:
         print_json(found.as_dict())
         return
     _show_facts(found)
-    if found.events:
-        click.echo()
+    if found.events and (found.logged or not found.failures):
+        click.echo()  # without a log it would say what the attempts say
         rows = [_row(event, before) for event, before in zip(found.events, (None, *found.events), strict=False)]
         draw([Column("WHEN"), Column("AFTER", right=True), Column("WHAT", gives="end")], rows)
     if found.failures:
@@ -87,7 +87,7 @@ def _show_facts(found: Traced) -> None:
     tried = f"{moment(found.first_retrieved)}, {age(found.first_retrieved)} ago" if found.first_retrieved else "never"
     kept = f"kept for {duration(found.result_kept)}" if found.result_kept is not None else ""
     known = found.events or not found.has_ended
-    for name, value in (
+    pairs = (
         ("id", found.id),
         ("call", f"{found.task}({found.args})" if found.task else "no call of a task" if known else ""),
         ("pushed", f"{moment(found.sent)}, {age(found.sent)} ago{by}, to queue {found.queue!r}"),
@@ -95,9 +95,8 @@ def _show_facts(found: Traced) -> None:
         ("attempts", _attempts(found) if known else ""),
         ("now", _now(found)),
         ("result", kept),
-    ):
-        if value:
-            click.echo(f"{name:<11}  {printable(value)}")
+    )
+    facts(pairs)
 
 
 def _attempts(found: Traced) -> str:

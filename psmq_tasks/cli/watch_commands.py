@@ -12,12 +12,12 @@ from psmq_tasks.cli.showing import Column, age, draw, duration, per_second, prin
 
 if TYPE_CHECKING:
     from psmq import QueueStats
-    from psmq_tasks.inspection import Inspector, Worker
+    from psmq_tasks.inspection import Inspector, Running, Worker
 
 __all__ = ["stats", "workers"]
 
-#: running tasks that are named below a worker
-_MOST_RUNNING: Final = 3
+#: kinds of running tasks that are named below a worker
+_MOST_KINDS: Final = 3
 
 
 @click.command()
@@ -45,10 +45,17 @@ def workers(place: Place, *, as_json: bool) -> None:
 
 
 def _running(worker: Worker) -> str:
-    """``mail:send 12s, shop:order 3s, 5 more``"""
-    shown = [f"{task.task or tail(task.id)} {age(task.since)}" for task in worker.tasks[:_MOST_RUNNING]]
-    left = worker.running - len(shown)
-    return ", ".join([*shown, f"{left} more"] if left > 0 and shown else shown)
+    """``mail:send 12s, 6 x shop:order up to 3s, 5 more``"""
+    kinds: dict[str, list[Running]] = {}
+    for task in worker.tasks:
+        kinds.setdefault(task.task or tail(task.id), []).append(task)
+    shown = list(kinds.items())[:_MOST_KINDS]
+    words = [
+        f"{len(tasks)} x {name} up to {age(tasks[0].since)}" if len(tasks) > 1 else f"{name} {age(tasks[0].since)}"
+        for name, tasks in shown
+    ]
+    left = worker.running - sum(len(tasks) for _, tasks in shown)
+    return ", ".join([*words, f"{left} more"] if left > 0 and words else words)
 
 
 def worker_row(worker: Worker) -> tuple[str, ...]:
@@ -91,7 +98,8 @@ def _show(inspector: Inspector, found: list[QueueStats]) -> None:
         click.echo(f"There are no queues on {inspector.manager.url}: the first push makes one.", err=True)
         return
     titles = ("IN/S", "OUT/S", "FAILED", "DEAD", "WAIT 50%", "95%", "RUN 50%", "95%")
-    draw([Column("QUEUE", gives="end"), *(Column(title, right=True) for title in titles)], map(_row, found))
+    numbers = [Column(title, right=True, alarms=title == "DEAD") for title in titles]
+    draw([Column("QUEUE", gives="end"), *numbers], map(_row, found))
 
 
 def _row(stats: QueueStats) -> tuple[str, ...]:

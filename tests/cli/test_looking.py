@@ -9,7 +9,7 @@ from mishaps import kill, retry_later
 TABLE = """\
 QUEUE  READY  DELAYED  LEASED  DEAD  IN/S  OUT/S  OLDEST  CONSUMERS
 mail       0        0       0     2  0.0N      0       -          1
-shop       0        1       0     0  0.0N      0       -          0  paused
+shop       0        1       0     0  0.0N      0       -     paused
 """
 
 

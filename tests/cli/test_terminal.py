@@ -13,8 +13,10 @@ from fcntl import ioctl
 from termios import TIOCSWINSZ
 
 import pytest
-from mishaps import kill
+from mishaps import failure, kill
 from support import ROOT
+
+from psmq import Release
 
 from .test_ending import PSMQ
 
@@ -120,3 +122,28 @@ def test_json_is_for_people_too(manager, screen):
     shown = screen("queues", "--json").read_until()
     assert shown.startswith('{\n  "queues"')
     assert "\x1b" not in shown
+
+
+def test_values_that_are_too_long_go_on_below_themselves(manager, screen):
+    """Not below their names, where the next name is looked for."""
+    queue = manager.get_queue("q")
+    queue.push(b"x")
+    queue.get().bury("word " * 40)
+    one = screen("dead", "show", queue.dead_letters()[0].message.message_id, width=60)
+    lines = [line.rstrip() for line in without_colours(one.read_until()).splitlines()]
+    at = next(number for number, line in enumerate(lines) if line.startswith("reason"))
+    assert max(map(len, lines[at : at + 4])) <= 60
+    assert lines[at + 1].startswith(" " * 10 + "word")
+
+
+def test_what_was_decided_stands_below_each_attempt(manager, screen):
+    """Under the row, whole, however narrow the columns are."""
+    queue = manager.get_queue("q")
+    queue.push(b"x")
+    why = "wait_exponential_jitter(max=60) → 1.5 s; stop_after_attempt(5): 1 of 5"
+    queue.exchange([(queue.get(), Release(60, failure=failure(why=why, worker="w:1", extensions=2, message="m" * 90)))])
+    text = without_colours(screen("trace", queue.messages("delayed")[0].message_id, width=80).read_until())
+    assert " ".join(text.split()).endswith(f"{why}; lease extended 2 times; worker w:1")
+    assert max(map(len, text.splitlines())) <= 80
+    text = without_colours(screen("retries", width=60).read_until())
+    assert why in " ".join(text.split())

@@ -73,7 +73,7 @@ def test_workers_names_what_runs_below_each(busy, run, read):
     """The task and for how long, the longest first; how many more there are."""
     header, row, note = run("workers").stdout.splitlines()
     assert row.startswith("a-host.example.org:4")
-    assert re.fullmatch(r" +mail:send \d+s, mail:send \d+s, 1 more", note)
+    assert re.fullmatch(r" +2 x mail:send up to \d+s, 1 more", note)
     assert [task["task"] for task in read("workers")["workers"][0]["tasks"]] == ["mail:send"] * 2
 
 

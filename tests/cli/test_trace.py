@@ -84,12 +84,17 @@ def test_without_a_log_the_history_tells_what_failed(manager, run, read):
     queue.exchange([(message := queue.get(), Release(60, failure=record))])
     found = read("trace", message.message_id)
     assert told(found) == ["pushed", "delivered", "released"]
-    assert words(run("trace", message.message_id).stdout)[1:] == [
-        "attempt 1, delivered to host:7",
-        "failed, again in 1m00s: ValueError: no (wait_fixed(60) → 60 s; stop_after_attempt(5): 1 of 5)",
-    ]
+    _, delivered, released = found["events"]
+    assert (delivered["attempt"], delivered["client"]) == (1, "host:7")
+    assert (released["seconds"], released["how"]) == (60, "counted")
+    assert released["reason"] == "ValueError: no (wait_fixed(60) → 60 s; stop_after_attempt(5): 1 of 5)"
+    assert "wait_fixed(60) → 60 s; stop_after_attempt(5): 1 of 5" in run("trace", message.message_id).stdout
     (dead,) = kill(queue)
-    assert told(read("trace", dead)) == ["pushed", "delivered", "released", "buried"]
+    assert words(run("trace", dead, "--follow").stdout)[1:] == [
+        "attempt 1, delivered to host:7",
+        "failed: ValueError: no",
+        "dead: ValueError: no",
+    ]
 
 
 def test_several_messages_with_one_ending_are_named(manager, run):
