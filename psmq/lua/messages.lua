@@ -67,7 +67,9 @@ local function lease(call, taken, ends, worker, reply)
         states[index * 2 - 1], states[index * 2] = id, text
         show(reply, index * 5, id, count, first, options, entry.value)
         ids[index] = id
-        events.note(call, 'delivered', id, count)
+        if call.log then
+            events.note(call, 'delivered', id, count)
+        end
     end
     batch.put_many('ZADD', 'ZREM', k.leased, leases)
     batch.put_many('HSET', 'HDEL', k.state, states)
