@@ -17,7 +17,7 @@ calls.longest_wait = 2000
 local names = {
     'layout', 'deleting', 'clock', 'paused', 'on_expiry', 'seen', 'offset', 'grace', 'last_id', 'received', 'largest',
     'visibility_timeout', 'max_retrievals', 'delay', 'ttl', 'max_size', 'max_length', 'deduplication_window',
-    'minute', 'sent', 'deleted', 'event_log',
+    'minute', 'sent', 'deleted', 'event_log', 'events',
 }
 
 -- What is missing or cannot be read is as the default says.
@@ -42,7 +42,7 @@ local function read(base)
         deduplication_window = within(found[18], 0, longest, 300000), minute = found[19] or nil,
         -- the counters that most calls change
         sent = within(found[20], 0, 2 ^ 53, 0), deleted = within(found[21], 0, 2 ^ 53, 0),
-        event_log = within(found[22], 1, events.most),
+        event_log = within(found[22], 1, events.most), events = within(found[23], 0, 2 ^ 53, 0),
     }
 end
 

@@ -45,7 +45,7 @@ local function details_of(text)
     return ' ' .. string.gsub(string.sub(text, 1, most_details), '\n', ' ')
 end
 
--- Writes what was noted. Nothing that lies in the log's place may stop the call: it begins anew then.
+-- Writes what was noted, and counts it among what the call writes anyway. Nothing that lies in the log's place may stop the call: it begins anew then.
 function events.keep(call)
     local log, k = call.log, call.k
     if not log or log.count == 0 then
@@ -55,11 +55,8 @@ function events.keep(call)
     for _, found in ipairs(log.order) do
         lines[#lines + 1] = found.verb .. ' ' .. table.concat(found, ',') .. details_of(found.details)
     end
-    local text, last = table.concat(lines, '\n'), redis.pcall('HINCRBY', k.base, 'events', log.count)
-    if type(last) == 'table' or last < log.count then
-        last = log.count
-        redis.call('HSET', k.base, 'events', last)
-    end
+    local text, last = table.concat(lines, '\n'), call.queue.events + log.count
+    call.counters.events = log.count
     local oldest = entries.integer(math.max(last - call.queue.event_log + 1, 0))
     local id = entries.integer(last) .. '-0'
     local added = redis.pcall('XADD', k.events, 'MINID', '~', oldest, id, 'e', text)

@@ -98,7 +98,7 @@ def test_what_time_and_hands_do_is_told_too(timed):
 
 
 def test_a_batch_is_one_entry_of_one_line(own_server):
-    """64 deliveries and 64 deletions: two commands more for the call, not for each message."""
+    """64 deliveries and 64 deletions: one command more for the call, not for each message."""
     with QueueManager(url=own_server) as manager, redis.Redis.from_url(own_server) as client:
         queue = manager.get_queue("q", event_log=10_000)
         queue.push_many([b"x"] * 128)
@@ -108,7 +108,7 @@ def test_a_batch_is_one_entry_of_one_line(own_server):
 
         queue.exchange([(one, Delete()) for one in held], 64)
         ran = {name: found["calls"] for name, found in client.info("commandstats").items()}
-        assert (ran.get("cmdstat_xadd"), ran.get("cmdstat_hincrby")) == (1, 1)
+        assert (ran.get("cmdstat_xadd"), ran.get("cmdstat_hincrby")) == (1, None)
         number, fields = client.xrevrange("psmq:{q}:events", count=1)[0]
         assert fields[b"e"].count(b"\n") == 2
         assert number == b"320-0"

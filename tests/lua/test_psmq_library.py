@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "d1437f4af42ac2fc"
+EXPECTED_DIGEST = "d061d8d9dafa2223"
 
 
 def functions(raw_server):
