@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 __all__ = ["Failure"]
 
@@ -18,6 +18,14 @@ Kind = Literal["raised", "timed out", "lost", "edited"]
 _LONGEST, _DECISION = 12_000, 500
 #: bytes of a record; the server keeps 64 KiB of them for a message, and refuses a longer one
 _LARGEST: Final = 60_000
+#: what a field may hold where somebody else wrote the record
+_TYPES: Final[dict[str, Any]] = {
+    "int": int,
+    "str": str,
+    "Kind": str,
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,12 @@ class Failure:
         """What was stored; a record that is not ours shows as its own text."""
         try:
             found = json.loads(record)
-            return cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
-        except (ValueError, TypeError, KeyError):
-            text = record.decode("utf-8", "replace")
-            return cls(0, "raised", "", text, "", 0.0, 0.0, "", 0, "", "")
+            known = {field.name: found[field.name] for field in fields(cls) if field.name in found}
+            if all(
+                isinstance(known[field.name], _TYPES[str(field.type)]) for field in fields(cls) if field.name in known
+            ):
+                return cls(**known)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass  # it is shown as it is
+        text = record.decode("utf-8", "replace")
+        return cls(0, "raised", "", text, "", 0.0, 0.0, "", 0, "", "")
