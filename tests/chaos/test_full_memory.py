@@ -15,14 +15,14 @@ from psmq.errors import ServerFull
 @pytest.fixture
 def full(arena):
     """The arena's server, with a few messages in every state, at its maxmemory. → a redis-py client"""
-    arena.queue.push_many([b"x" * 100] * 40)
+    arena.queue.push_many([b"x" * 100] * 400)
     arena.queue.push_many([b"y"] * 5)
     arena.queue.push(b"later", delay=600)
     for message in arena.queue.get_many(5):
         message.bury("why")
     with redis.Redis.from_url(arena.url) as client:
-        # A few bytes above what it needs now, or a command's own buffers would be too much.
-        client.config_set("maxmemory", client.info("memory")["used_memory"] - 1)
+        # The buffers of idle connections shrink, by 16 KiB each: the server must not have room again because of that.
+        client.config_set("maxmemory", client.info("memory")["used_memory"] - 40_000)
         yield client
         client.config_set("maxmemory", 0)
 
