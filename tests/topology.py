@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import redis
@@ -232,6 +233,19 @@ class Cluster(Fleet):
     @property
     def url(self):
         return f"redis+cluster://{','.join(f'127.0.0.1:{one.port}' for one in self.servers[:2])}"
+
+    def move(self, slot, target, pause=0.01):
+        """As resharding does it: key by key, so many seconds apart, the owner being told at the end. → keys moved"""
+        source, moved = self.node_of(slot), 0
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self.ids[source.port])
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", self.ids[target.port])
+        while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            source.ask("MIGRATE", "127.0.0.1", target.port, keys[0], 0, 5000)
+            moved += 1
+            time.sleep(pause)
+        for one in (target, source):
+            one.ask("CLUSTER", "SETSLOT", slot, "NODE", self.ids[target.port])
+        return moved
 
     def node_of(self, slot):
         """The primary that has a slot, as the living ones say."""

@@ -236,7 +236,7 @@ def test_a_queue_that_moves_while_it_is_used_loses_nothing(cluster, manager, nam
     """Key by key, as resharding does: calls wait for the end of it, each message is there once, and in order."""
     queue = manager.get_queue(names[0])
     slot = slot_of(queue._address.base)
-    source, target = cluster.node_of(slot), cluster.node_of(slot_of(manager._address(names[1]).base))
+    target = cluster.node_of(slot_of(manager._address(names[1]).base))
     sent, got, done = [], [], threading.Event()
 
     def push():
@@ -252,13 +252,7 @@ def test_a_queue_that_moves_while_it_is_used_loses_nothing(cluster, manager, nam
     for thread in threads:
         thread.start()
     wait_until(lambda: len(got) > 100)
-    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", cluster.ids[source.port])
-    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", cluster.ids[target.port])
-    while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1):
-        source.ask("MIGRATE", "127.0.0.1", target.port, keys[0], 0, 5000)
-        time.sleep(0.01)
-    for one in (target, source):
-        one.ask("CLUSTER", "SETSLOT", slot, "NODE", cluster.ids[target.port])
+    cluster.move(slot, target)
     before = len(got)
     wait_until(lambda: len(got) > before + 100)
     done.set()
