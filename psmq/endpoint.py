@@ -15,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from psmq import server
+from psmq.client_settings import settings_of
 from psmq.durability import check_demand, copies_of
 from psmq.errors import InvalidOption
 from psmq.routes import ClusterRoute, Node, Route, SentinelRoute
@@ -32,8 +33,6 @@ _KNOWN: Final = "memory: embedded:///dir redis:// rediss:// unix:// valkey:// re
 #: what stands in a URL's query for us, not for redis-py
 _OURS: Final = ("durability", "allow_eviction", "sentinel_username", "sentinel_password")
 _PORTS: Final = {"sentinel": 26379, "cluster": 6379}
-#: what is taken over from a redis-py client: where it connects and as whom, not how it retries or decodes
-_COPIED: Final = ("host", "port", "path", "db", "username", "password", "credential_provider", "socket_keepalive")
 #: signs what this process puts on its in-memory server; forked workers inherit it, nobody else can reach that server
 _MEMORY_KEY: Final = os.urandom(32)
 #: seconds to connect, and seconds an answer may take that does not wait for anything
@@ -123,23 +122,14 @@ class Endpoint:
 
     @classmethod
     def of_client(cls, client: Any, durability: str | None = None) -> Endpoint:
-        """The settings of a redis-py client of one server, sync or async; the client itself is not used."""
-        pool = getattr(client, "connection_pool", None)
-        if hasattr(client, "nodes_manager") or hasattr(pool, "sentinel_manager"):
-            raise InvalidOption(
-                "connection", "is a client of many servers: give url=redis+cluster://… or +sentinel://…"
-            )
-        if pool is None:
-            raise InvalidOption("connection", f"must be a redis-py client, not {type(client).__name__}")
-        given = dict(pool.connection_kwargs)
-        kept = {name: given[name] for name in given if name in _COPIED or name.startswith("ssl_")}
-        kept["_tls"] = "SSL" in pool.connection_class.__name__
-        where = kept.get("path") or f"{kept.get('host', 'localhost')}:{kept.get('port', 6379)}"
+        """The settings of a redis-py client of any kind, sync or async; the client itself is not used."""
+        found = settings_of(client)
         return cls(
-            f"connection to {where}",
-            client=kept,
+            found.shown,
+            client=found.kept,
             durability=durability and check_demand(durability, embedded=False),
             allow_eviction=_is_yes(os.environ.get("PSMQ_ALLOW_EVICTION", "")),
+            route=found.route,
         )
 
     @property

@@ -184,8 +184,9 @@ class QueueManager(_Manager):
 
     ``QueueManager()``: the in-memory server of this process. ``db_dir``: an embedded server that keeps its data in that
     folder, shared by every process that names it. ``url``: ``redis:// rediss:// unix:// valkey:// redis+sentinel://
-    redis+cluster:// embedded:// memory:``. ``connection``: a redis-py client whose settings are used. ``timeout``:
-    seconds a command keeps trying. ``durability``: "everysec", "always" or "replica:N" is demanded of the server.
+    redis+cluster:// embedded:// memory:``. ``connection``: a redis-py client (of one server, of a cluster, or
+    made by a Sentinel's ``master_for``) whose settings are used. ``timeout``: seconds a command keeps trying.
+    ``durability``: "everysec", "always" or "replica:N" is demanded of the server.
     """
 
     _link_class = Link
@@ -305,8 +306,9 @@ class AsyncQueueManager(_Manager):
 
     ``AsyncQueueManager()``: the in-memory server of this process. ``db_dir``: an embedded server that keeps its data in
     that folder, shared by every process that names it. ``url``: ``redis:// rediss:// unix:// valkey:// redis+sentinel://
-    redis+cluster:// embedded:// memory:``. ``connection``: a redis-py client whose settings are used. ``timeout``:
-    seconds a command keeps trying. ``durability``: "everysec", "always" or "replica:N" is demanded of the server.
+    redis+cluster:// embedded:// memory:``. ``connection``: a redis-py client (of one server, of a cluster, or
+    made by a Sentinel's ``master_for``) whose settings are used. ``timeout``: seconds a command keeps trying.
+    ``durability``: "everysec", "always" or "replica:N" is demanded of the server.
     """
 
     _link_class = AsyncLink

@@ -145,7 +145,7 @@ class SentinelRoute:
     def __init__(self, sentinels: tuple[Node, ...], service: str, login: dict[str, Any]) -> None:
         self._sentinels = sentinels
         self._service = service
-        #: username and password of the Sentinels themselves
+        #: username and password of the Sentinels themselves; from a client also whether they speak TLS, and how
         self._login = login
         self._primary: Node | None = None
 
@@ -192,7 +192,9 @@ def _ask(node: Node, settings: dict[str, Any], *words: str) -> Any:
 
     settings = settings | {"host": node.host, "port": node.port}
     settings |= {"socket_timeout": _PATIENCE, "socket_connect_timeout": _PATIENCE}
-    connection: Any = (kinds.SSLConnection if settings.pop("_tls", False) else kinds.Connection)(**settings)
+    if not (tls := settings.pop("_tls", False)):  # Sentinels may speak plainly though their servers do not
+        settings = {name: value for name, value in settings.items() if not name.startswith("ssl_")}
+    connection: Any = (kinds.SSLConnection if tls else kinds.Connection)(**settings)
     try:
         connection.connect()
         connection.send_command(*words)
