@@ -59,6 +59,14 @@ class QueueDeletingError(errors.QueueNotFound):
     code = "PSMQ_QUEUE_DELETING"
 
 
+class StrangeKeyError(errors.ServerUnsuitable):
+    """A key beside the queues holds something of another type than ours."""
+
+    def __init__(self, where: str, key: str) -> None:
+        super().__init__(f"{where}: key {key!r} holds what psmq never wrote there; rename it, psmq makes its own anew")
+        self.key = key
+
+
 class Lost(Exception):  # a signal between the driver and the dialogue, never seen outside
     """The connection broke. ``sent`` tells whether anything had been written."""
 
@@ -291,6 +299,8 @@ def error_for(answer: Refused, command: Command[Any] | Plain[Any], where: str) -
         return QueueDeletingError(name)
     if answer.code == "OOM":
         return errors.ServerFull(name)
+    if answer.code == "WRONGTYPE" and isinstance(command, Plain):
+        return StrangeKeyError(where, str(command.words[1]))
     if answer.code == "CROSSSLOT":
         return errors.ServerUnsuitable(f"{where}: is a node of a cluster: use redis+cluster://")
     if answer.code in ("NOAUTH", "WRONGPASS", "NOPERM"):

@@ -10,7 +10,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from psmq import commands, doctor, findings, server
+from psmq import commands, doctor, findings, registry, server
 from psmq.async_connection import AsyncLink
 from psmq.async_queue import AsyncQueue
 from psmq.commands import Address
@@ -118,7 +118,7 @@ class _Manager:
             yield from self._finishes_deleting(address)
             config = yield creating
         with contextlib.suppress(ServerFull):  # a full server can still be drained; the name is a hint
-            yield commands.register(self.namespace, name)
+            yield from registry.enters(self.namespace, name)
         return config
 
     def _deletes(self, name: str) -> Generator[Any, Any, None]:
@@ -128,14 +128,14 @@ class _Manager:
         """First nobody finds it, then its keys go, its name, and the mark last: who is killed is finished for later."""
         while (yield commands.delete_queue(address, begin=begin)):
             begin = False  # it may have been finished, and made anew, by somebody else
-        yield commands.unregister(self.namespace, [address.name])
+        yield from registry.leaves(self.namespace, address.name)
         yield commands.forget_queue(address)
         if (yield commands.exists(address)):
-            yield commands.register(self.namespace, address.name)
+            yield from registry.enters(self.namespace, address.name)
 
     def _loads(self) -> Generator[Any, Any, None]:
         """Any call brings the library along; this one changes nothing. In a cluster each primary has its own."""
-        yield commands.registered(self.namespace)  # so that we know the primaries
+        yield from registry.names(self.namespace)  # so that we know the primaries
         left = self._endpoint.primaries()
         for number in range(_NAMES):  # whoever has lost its slots meanwhile is not met
             address = self._address(f"none-{number}")
@@ -146,37 +146,6 @@ class _Manager:
             left.discard(self._endpoint.node_of(address.base))
             if not left:
                 return
-
-    def _lists(self) -> Generator[Any, Any, list[str]]:
-        names: list[str] = yield commands.registered(self.namespace)
-        gone = []
-        for name in names:
-            if not (yield commands.exists(self._address(name))):
-                gone.append(name)
-        if gone:
-            yield commands.unregister(self.namespace, gone)
-        return [name for name in names if name not in gone]
-
-    def _notes(self, worker_id: str, note: bytes, seconds: float) -> Generator[Any, Any, None]:
-        yield commands.note_worker(self.namespace, worker_id, note, seconds)
-        yield commands.list_worker(self.namespace, worker_id)
-
-    def _reads_notes(self) -> Generator[Any, Any, dict[str, bytes]]:
-        found, gone = {}, []
-        for worker_id in (yield commands.listed_workers(self.namespace)):
-            note = yield commands.read_worker(self.namespace, worker_id)
-            if note is None:
-                gone.append(worker_id)
-            else:
-                found[worker_id] = note
-        if gone:
-            with contextlib.suppress(PsmqError):  # a replica, or no right to write: they stay listed
-                yield commands.unlist_workers(self.namespace, gone)
-        return found
-
-    def _forgets(self, worker_id: str) -> Generator[Any, Any, None]:
-        yield commands.forget_worker(self.namespace, worker_id)
-        yield commands.unlist_workers(self.namespace, [worker_id])
 
 
 class QueueManager(_Manager):
@@ -238,7 +207,7 @@ class QueueManager(_Manager):
 
     def list_queues(self) -> list[str]:
         """The names of all queues, sorted."""
-        names: list[str] = self._drive(self._lists())
+        names: list[str] = self._drive(registry.queues(self.namespace))
         return names
 
     def queue_info(self, name: str) -> QueueInfo:
@@ -262,16 +231,16 @@ class QueueManager(_Manager):
 
     def note_worker(self, worker_id: str, note: bytes, *, seconds: float) -> None:
         """Keep what a worker says of itself for so long; it says it again before that, or it is gone."""
-        self._drive(self._notes(worker_id, note, seconds))
+        self._drive(registry.notes(self.namespace, worker_id, note, seconds))
 
     def worker_notes(self) -> dict[str, bytes]:
         """What living workers said of themselves last, by id."""
-        notes: dict[str, bytes] = self._drive(self._reads_notes())
+        notes: dict[str, bytes] = self._drive(registry.all_notes(self.namespace))
         return notes
 
     def forget_worker(self, worker_id: str) -> None:
         """A worker that ends takes its note along."""
-        self._drive(self._forgets(worker_id))
+        self._drive(registry.forgets(self.namespace, worker_id))
 
     def diagnose(self) -> list[Finding]:
         """Is the server set up to keep messages, and are the queues well? Reads only, within milliseconds."""
@@ -360,7 +329,7 @@ class AsyncQueueManager(_Manager):
 
     async def list_queues(self) -> list[str]:
         """The names of all queues, sorted."""
-        names: list[str] = await self._drive(self._lists())
+        names: list[str] = await self._drive(registry.queues(self.namespace))
         return names
 
     async def queue_info(self, name: str) -> QueueInfo:
@@ -384,16 +353,16 @@ class AsyncQueueManager(_Manager):
 
     async def note_worker(self, worker_id: str, note: bytes, *, seconds: float) -> None:
         """Keep what a worker says of itself for so long; it says it again before that, or it is gone."""
-        await self._drive(self._notes(worker_id, note, seconds))
+        await self._drive(registry.notes(self.namespace, worker_id, note, seconds))
 
     async def worker_notes(self) -> dict[str, bytes]:
         """What living workers said of themselves last, by id."""
-        notes: dict[str, bytes] = await self._drive(self._reads_notes())
+        notes: dict[str, bytes] = await self._drive(registry.all_notes(self.namespace))
         return notes
 
     async def forget_worker(self, worker_id: str) -> None:
         """A worker that ends takes its note along."""
-        await self._drive(self._forgets(worker_id))
+        await self._drive(registry.forgets(self.namespace, worker_id))
 
     async def diagnose(self) -> list[Finding]:
         """Is the server set up to keep messages, and are the queues well? Reads only, within milliseconds."""

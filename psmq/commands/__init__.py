@@ -4,7 +4,7 @@ Sync and async queues run the same values; only what carries them differs. There
 of the Lua library, and the plain commands for what lies beside the queues.
 """
 
-from psmq.commands.governing import configure, create_queue, delete_queue, forget_queue, pause, wake
+from psmq.commands.governing import configure, create_queue, delete_queue, forget_queue, pause, set_aside, wake
 from psmq.commands.looking import (
     COUNTERS,
     audit,
@@ -101,6 +101,7 @@ __all__ = [
     "register",
     "registered",
     "registry",
+    "set_aside",
     "stats_of",
     "trace",
     "unlist_workers",

@@ -44,3 +44,10 @@ def delete_queue(address: Address, *, begin: bool) -> Command[int]:
 def forget_queue(address: Address) -> Command[int]:
     """The last step of deleting, after the name has left the registry. → 0 when the queue was made anew meanwhile"""
     return Command("forget_queue", address, (), int, numbered=False)
+
+
+def set_aside(namespace: str, key: str) -> Command[int]:
+    """A key that should be a set of names, and is none, gets another name. → 0 when it is one by now"""
+    # of the same slot as the key, which has no braces
+    address = Address(key, key, f"{namespace}:never:{{{key}}}")
+    return Command("set_aside", address, (f"{namespace}:garbage:{{{key}}}",), int, numbered=False)

@@ -11,6 +11,7 @@ register('wake', queues.wake, { 'allow-oom' })
 register('purge', queues.purge, { 'allow-oom' })
 register('delete_queue', queues.delete, { 'allow-oom' })
 register('forget_queue', queues.forget, { 'allow-oom' })
+register('set_aside', queues.set_aside, { 'allow-oom' })
 
 register('push', push.push, {})
 register('exchange', messages.exchange, { 'allow-oom' })

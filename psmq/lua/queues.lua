@@ -225,3 +225,20 @@ function queues.forget(ks)
     end
     return 0
 end
+
+-- psmq_v1_set_aside: a key beside the queues that should be a set of names, and that a stranger overwrote, is renamed.
+-- keys: that key, and one of its slot that never exists
+-- argv: '', revision, the other name (of the same slot)
+-- returns 1, or 0 when it is a set by now, or not there
+function queues.set_aside(ks, argv)
+    local aside = argv[3]
+    if #ks ~= 2 or not aside or not string.find(aside, '{' .. ks[1] .. '}', 1, true) then
+        return errors.refuse('INVALID_OPTION', 'arguments cannot be read')
+    end
+    local reply = redis.pcall('SMEMBERS', ks[1])
+    if type(reply) == 'table' and reply.err and string.find(reply.err, 'WRONGTYPE', 1, true) then
+        local moved = redis.pcall('RENAME', ks[1], aside)
+        return type(moved) == 'table' and moved.err and moved or 1
+    end
+    return 0
+end

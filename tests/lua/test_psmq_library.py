@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "d061d8d9dafa2223"
+EXPECTED_DIGEST = "95f95697ac5a3f4b"
 
 
 def functions(raw_server):

@@ -255,3 +255,36 @@ def test_a_queue_that_is_not_there_cannot_be_deleted(name):
     with pytest.raises(redis.ResponseError, match="PSMQ_QUEUE_NOT_FOUND"):
         name.call("delete_queue", "1")
     assert name.stored() == {}
+
+
+@pytest.fixture
+def names_key(raw_server):
+    """A key beside the queues, and its two companions in the same slot."""
+    base = f"psmq-{draw_randoms(1)[0]}:queues"
+    found = (base, f"never:{{{base}}}", f"garbage:{{{base}}}")
+    yield found
+    raw_server.delete(base)
+    raw_server.delete(found[2])
+
+
+def test_a_set_of_names_that_is_none_is_set_aside(raw_server, names_key):
+    """Looked at and renamed in one step: the second who noticed finds a set, and leaves it alone."""
+    key, never, garbage = names_key
+    call = ("FCALL", "psmq_v1_set_aside", 2, key, never, "", library.revision(), garbage)
+    assert raw_server.execute_command(*call) == 0
+    raw_server.set(key, "garbage")
+    assert raw_server.execute_command(*call) == 1
+    assert raw_server.get(garbage) == b"garbage"
+    raw_server.sadd(key, "name")
+    assert raw_server.execute_command(*call) == 0
+    assert raw_server.smembers(key) == {b"name"}
+
+
+@pytest.mark.parametrize("aside", [(), ("elsewhere",), ("{other}",)])
+def test_a_name_of_another_slot_is_refused(raw_server, names_key, aside):
+    """In a cluster it could not be renamed to that."""
+    key, never, _ = names_key
+    raw_server.set(key, "garbage")
+    with pytest.raises(redis.ResponseError, match="PSMQ_INVALID_OPTION"):
+        raw_server.execute_command("FCALL", "psmq_v1_set_aside", 2, key, never, "", library.revision(), *aside)
+    assert raw_server.get(key) == b"garbage"

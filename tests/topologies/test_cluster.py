@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from support import fresh_name, wait_until
+from support import fresh_name, raw_client, wait_until
 from topology import Cluster
 
 from psmq import AsyncQueueManager, Delete, QueueManager
@@ -89,6 +89,16 @@ def test_every_verb_works_on_every_node(manager, names):
     for name in names:
         manager.delete_queue(name)
     assert not set(names) & set(manager.list_queues())
+
+
+def test_an_overwritten_registry_is_set_aside_in_its_own_slot(cluster, manager, names):
+    """Under a name that the same node has."""
+    with raw_client(cluster.url) as raw:
+        raw.delete("psmq:queues")
+        raw.set("psmq:queues", "garbage")
+        manager.get_queue(names[0])
+        assert manager.list_queues() == [names[0]]
+        assert raw.get("psmq:garbage:{psmq:queues}") == b"garbage"
 
 
 def test_asyncio_goes_the_same_ways(cluster, names):
