@@ -5,8 +5,14 @@ An envelope is verified as one block before anything in it is read::
     psmq  version  signing  signature   content (see payload.py), all of it signed
     4     1        1        32 or 0
 
-The signature also covers, length-prefixed, what the envelope is for: task or result, namespace, queue, and the random
-part of the message's id. A body copied to another queue, another message, or from a result to a task, is a forgery.
+The signature also covers, length-prefixed, what the envelope is for: its version, task or result, namespace, queue, and
+the random part of the message's id. A body copied to another queue, another message, or from a result to a task, is a
+forgery.
+
+This outer layout, and what is signed, stay the same in all versions; a new version changes the content only. So an
+older psmq verifies a newer envelope that it cannot read, and hands back what its own key vouches for and nothing else:
+whoever has no key cannot make a message circle by claiming a version of the future. A new way of signing, 2 and up,
+cannot be verified by those who do not know it: they bury it, so it is taken into use when all workers know it.
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ __all__ = ["Context", "Keyring"]
 Context = Literal["task", "result", "item"]
 
 MAGIC: Final = b"psmq"
-#: envelopes of a higher version are handed back to workers that know it
+#: envelopes of a higher version, if our key signed them, are handed back to workers that know it
 VERSION: Final = 1
 UNSIGNED: Final = MAGIC + bytes((VERSION, 0))
 SIGNED: Final = MAGIC + bytes((VERSION, 1))
@@ -66,27 +72,38 @@ class Keyring:
             if not self.allow_unsigned:
                 raise UnsignedPayload("there is no key to sign with")
             return UNSIGNED + content
-        place = _place(context, namespace, queue, random)
+        place = _place(VERSION, context, namespace, queue, random)
         return SIGNED + _sign(self._keys[0], place + content) + content
 
     def open(self, context: Context, namespace: str, queue: str, random: str, data: bytes) -> tuple[bytes, bool]:
         """The content and whether it is signed, or a PayloadError."""
         head = data[:6]
         if head == SIGNED:
-            signature = data[6 : 6 + SIGNATURE_LENGTH]
-            content = data[6 + SIGNATURE_LENGTH :]
-            signed = _place(context, namespace, queue, random) + content
-            for key in self._keys:
-                if hmac.compare_digest(_sign(key, signed), signature):
-                    return content, True
-            raise ForgedPayload
+            return self._verified(_place(VERSION, context, namespace, queue, random), data), True
         if head == UNSIGNED:
             return data[6:], False
         if head[:4] != MAGIC or len(head) < 6:
             raise MalformedPayload(f"not an envelope of psmq_tasks: it begins with {bytes(data[:16])!r}")
-        if head[4] > VERSION:
-            raise NewerPayload(head[4], VERSION)
-        raise MalformedPayload(f"an envelope of version {head[4]}, signed in way {head[5]}, was never written by psmq")
+        version, signing = head[4:]
+        if version <= VERSION:
+            raise MalformedPayload(
+                f"an envelope of version {version}, signed in way {signing}, was never written by psmq"
+            )
+        if signing > 1:
+            raise MalformedPayload(f"an envelope of version {version}, signed in way {signing}, which we cannot verify")
+        if signing:
+            self._verified(_place(version, context, namespace, queue, random), data)
+        elif not self.allow_unsigned:
+            raise UnsignedPayload
+        raise NewerPayload(version, VERSION)
+
+    def _verified(self, place: bytes, data: bytes) -> bytes:
+        signature, content = data[6 : 6 + SIGNATURE_LENGTH], data[6 + SIGNATURE_LENGTH :]
+        signed = place + content
+        for key in self._keys:
+            if hmac.compare_digest(_sign(key, signed), signature):
+                return content
+        raise ForgedPayload
 
 
 def _sign(key: hmac.HMAC, signed: bytes) -> bytes:
@@ -95,11 +112,11 @@ def _sign(key: hmac.HMAC, signed: bytes) -> bytes:
     return signature.digest()
 
 
-def _place(context: str, namespace: str, queue: str, random: str) -> bytes:
-    return _prefix(context, namespace, queue) + len(random).to_bytes(2, "little") + random.encode()
+def _place(version: int, context: str, namespace: str, queue: str, random: str) -> bytes:
+    return _prefix(version, context, namespace, queue) + len(random).to_bytes(2, "little") + random.encode()
 
 
 @lru_cache(maxsize=1024)
-def _prefix(context: str, namespace: str, queue: str) -> bytes:
-    words = [f"psmq {VERSION} {context}".encode(), namespace.encode(), queue.encode()]
+def _prefix(version: int, context: str, namespace: str, queue: str) -> bytes:
+    words = [f"psmq {version} {context}".encode(), namespace.encode(), queue.encode()]
     return b"".join(len(word).to_bytes(2, "little") + word for word in words)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from psmq.errors import InvalidOption
+from psmq_tasks import envelope
 from psmq_tasks.envelope import Keyring
 from psmq_tasks.errors import ForgedPayload, MalformedPayload, NewerPayload, PayloadError, UnsignedPayload
 
@@ -82,14 +83,59 @@ def test_a_signature_that_is_there_must_fit_even_where_none_is_needed():
             ring.open(*PLACE, Keyring([OTHER]).seal(*PLACE, b"x"))
 
 
-def test_a_newer_envelope_is_told_from_a_forged_one():
-    """It is handed back to workers that know it, instead of being buried."""
+@pytest.fixture
+def newer(monkeypatch):
+    """Seals as the next version will: newer(ring, content)."""
+
+    def seal(ring, content=b"content"):
+        with monkeypatch.context() as patch:
+            patch.setattr(envelope, "VERSION", 2)
+            patch.setattr(envelope, "SIGNED", b"psmq\x02\x01")
+            patch.setattr(envelope, "UNSIGNED", b"psmq\x02\x00")
+            return ring.seal(*PLACE, content)
+
+    return seal
+
+
+def test_a_newer_envelope_is_verified_and_left_to_those_who_can_read_it(newer):
+    """The layout outside of the content is the same in all versions: our key vouches for it, whatever it says."""
     ring = Keyring([NEW])
-    data = bytearray(ring.seal(*PLACE, b"content"))
-    data[4] = 2
     with pytest.raises(NewerPayload) as caught:
-        ring.open(*PLACE, bytes(data))
+        Keyring([OTHER, NEW]).open(*PLACE, newer(ring))
     assert (caught.value.version, caught.value.known, caught.value.hand_back) == (2, 1, True)
+
+
+def test_who_has_no_key_cannot_claim_a_newer_version(newer):
+    """Forged, copied, unsigned, or signed in a way that nobody can verify: buried at once, not handed round for a day."""
+    ring = Keyring([NEW])
+    original = newer(ring)
+    ours = bytearray(ring.seal(*PLACE, b"content"))
+    ours[4] = 2
+    for forged in (
+        bytes(ours),
+        newer(Keyring([OTHER])),
+        original + b"x",
+        original[:20],
+        b"psmq\x09\x01",
+        b"psmq\xff\x01x",
+    ):
+        with pytest.raises(ForgedPayload):
+            ring.open(*PLACE, forged)
+    with pytest.raises(ForgedPayload):
+        ring.open("result", *PLACE[1:], original)
+    with pytest.raises(UnsignedPayload):
+        ring.open(*PLACE, newer(Keyring([], allow_unsigned=True)))
+    with pytest.raises(MalformedPayload, match="cannot verify"):
+        ring.open(*PLACE, b"psmq\x02\x02" + original[6:])
+
+
+def test_an_unsigned_newer_envelope_is_handed_back_where_unsigned_ones_are_taken(newer):
+    """Signed wrongly it is still a forgery."""
+    ring = Keyring([], allow_unsigned=True)
+    with pytest.raises(NewerPayload):
+        ring.open(*PLACE, newer(ring))
+    with pytest.raises(ForgedPayload):
+        ring.open(*PLACE, newer(Keyring([NEW])))
 
 
 @pytest.mark.parametrize("data", [b"", b"psmq", b"psmq\x01", b"psmq\x01\x07rest", b"psmq\x00\x01rest", b"\x80\x05N."])

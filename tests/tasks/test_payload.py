@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support import ROOT
 
-from psmq_tasks import payload
+from psmq_tasks import envelope, payload
 from psmq_tasks.envelope import Keyring
 from psmq_tasks.errors import (
     ForeignPython,
@@ -178,13 +178,19 @@ def test_garbage_gets_a_payload_error(data):
                     load_call(call)
 
 
-def test_a_newer_call_is_handed_back():
-    """Rolling upgrades: a worker that does not know the version leaves it to one that does."""
+def test_a_newer_call_is_handed_back_if_our_key_signed_it(monkeypatch):
+    """Rolling upgrades: a worker that does not know the version leaves it to one that does; who only says so is not one."""
+    with monkeypatch.context() as patch:
+        patch.setattr(envelope, "VERSION", 2)
+        patch.setattr(envelope, "SIGNED", b"psmq\x02\x01")
+        newer = sealed()
+    with pytest.raises(NewerPayload) as caught:
+        open_call(RING, newer, **PLACE)
+    assert caught.value.hand_back
     data = bytearray(sealed())
     data[4] += 1
-    with pytest.raises(NewerPayload) as caught:
+    with pytest.raises(ForgedPayload):
         open_call(RING, bytes(data), **PLACE)
-    assert caught.value.hand_back
 
 
 # -- pickling ---------------------------------------------------------------------------------------------------------

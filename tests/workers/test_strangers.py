@@ -75,6 +75,34 @@ def test_an_unknown_task_waits_for_a_worker_that_knows_it(stage):
     assert stage.queue.info().dead == 0
 
 
+def test_who_only_claims_a_newer_version_is_buried_at_once(stage, monkeypatch):
+    """What our key signed waits for a newer worker; what it did not would circle for a day."""
+    from psmq_tasks import envelope
+
+    stage.tasks("@app.task\ndef one(): pass")
+    place = {"namespace": "psmq", "queue": stage.name, "task": f"{stage.module}:one", "codec": "pickle"}
+    body, _ = dump_call(None, (), {})
+    with monkeypatch.context() as patch:
+        patch.setattr(envelope, "VERSION", 2)
+        patch.setattr(envelope, "SIGNED", b"psmq\x02\x01")
+        made = []
+        for key in (stage.secret.encode(), b"z" * 40):
+            random = draw_randoms(1)[0]
+            data = seal_call(Keyring([key]), random=random, by_value=False, headers={}, body=body, **place)
+            made.append(NewMessage(data, random=random))
+    ours, forged = stage.queue.push_many(made)
+    unsigned = stage.queue.push(b"psmq\x02\x00" + body)
+    stage.worker("-p", 1)
+    wait_until(lambda: stage.queue.info().dead == 2)
+    letters = {letter.message.message_id: letter.reason for letter in stage.queue.dead_letters()}
+    assert letters.keys() == {forged, unsigned}
+    assert letters[forged].startswith("ForgedPayload")
+    assert letters[unsigned].startswith("UnsignedPayload")
+    wait_until(lambda: stage.queue.info().counters["uncounted"] >= 1)
+    (waiting,) = stage.queue.messages("delayed")
+    assert waiting.message_id == ours
+
+
 def test_a_by_value_call_of_another_python_is_not_touched(stage):
     """Unpickling one can crash the interpreter: it goes back like an unknown task."""
     stage.tasks("@app.task\ndef one(): pass")
