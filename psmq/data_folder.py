@@ -58,9 +58,11 @@ class Record:
     durability: str = "everysec"
     #: seconds since 1970
     started: float = 0.0
+    #: False: a server was started, and whether its log must be written anew is not known, or that was not done yet
+    mended: bool = True
 
 
-_KINDS: dict[str, Callable[[Any], Any]] = {"str": str, "int": int, "float": float}
+_KINDS: dict[str, Callable[[Any], Any]] = {"str": str, "int": int, "float": float, "bool": bool}
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,7 @@ class Keeper:
             socket=str(path),
             durability=durability,
             started=time.time(),
+            mended=False,
         )
         process = server_process.launch(binary, folder, path, durability, lock)
         passing("keeper.launched")
@@ -238,8 +239,13 @@ class Keeper:
         for name, cut in cuts:
             passing("keeper.mending")
             log(f"the tail of {name} was incomplete: {cut} bytes cut off, no whole operation among them")
-        if cuts and not server_process.rewrite(server.socket, self.is_stopping):
+        self._write_anew(server.socket, needed=bool(cuts))
+
+    def _write_anew(self, path: Path, *, needed: bool) -> None:
+        if needed and not server_process.rewrite(path, self.is_stopping):
             log(f"the AOF could not be rewritten after the cut: see {self.folder.server_log}")
+            return
+        self.folder.update(mended=True)
 
     def _adopt(self) -> tuple[KeptServer | None, int]:
         """Somebody's server lives: take it over; if nobody can reach it, end it and return the freed lock."""
@@ -259,6 +265,8 @@ class Keeper:
                     pid = server_process.serving_pid(path, timeout=2.0)
                     self.folder.update(pid=pid)
                     passing("keeper.adopting")
+                    # killed before it had read what the server cut off
+                    self._write_anew(path, needed=not record.mended)
                     log(f"server {pid} adopted: its sentinel is gone")
                     return KeptServer(pid, path, None), -1
                 server_process.ask(path, "PING", timeout=2.0)

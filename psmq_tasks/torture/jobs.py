@@ -28,6 +28,8 @@ __all__ = ["app", "make_app"]
 _MANY = 100_000
 #: what kills its process does so this often
 KILLER_ATTEMPTS = 3
+#: seconds
+STUCK_LIMIT = 1.0
 
 _history = cache(History)
 
@@ -65,6 +67,15 @@ def killer(history: str, key: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def stuck(history: str, key: str) -> None:
+    """Does not end at its first attempt, and gives way to nothing but the end of its process."""
+    message = current_message()
+    _history(history).note("start", key, message.message_id, message.attempt)
+    if message.attempt == 1:
+        time.sleep(3600)
+    _history(history).note("end", key, message.message_id, message.attempt)
+
+
 def make_app(**server: Any) -> TaskApp:
     """An app with the jobs as its tasks: app.find("job"). ``server``: arguments of a TaskApp."""
     namespace = os.environ.get("PSMQ_NAMESPACE", "psmq")
@@ -73,6 +84,7 @@ def make_app(**server: Any) -> TaskApp:
     for function in functions:
         name = function.__name__
         made.task(function, name=name, stop=stop_after_attempt(_MANY), wait=wait_fixed(0.1), result_ttl=0)
+    made.task(stuck, name="stuck", stop=stop_after_attempt(_MANY), time_limit=STUCK_LIMIT, result_ttl=0)
     made.task(killer, name="killer", stop=stop_after_attempt(KILLER_ATTEMPTS), result_ttl=0)
     return made
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 
 import pytest
-from support import wait_until
+from support import ROOT, wait_until
 
 from psmq_tasks.torture import percentile
 from psmq_tasks.torture.jobs import KILLER_ATTEMPTS
@@ -27,6 +28,15 @@ IN_CHILDREN = (
     "loop.ended",
 )
 IN_SUPERVISORS = ("supervisor.forked", "supervisor.estate", "supervisor.paid", "supervisor.extended")
+
+
+def test_every_named_point_is_one_where_a_test_kills():
+    """A new one needs its kill."""
+    sources = [path.read_text() for room in ("psmq", "psmq_tasks") for path in (ROOT / room).rglob("*.py")]
+    named = {name for source in sources for name in re.findall(r'passing\("([a-z.]+)"\)', source)}
+    tests = "".join(path.read_text() for path in (ROOT / "tests" / "chaos").glob("test_*.py"))
+    assert len(named) > 15
+    assert {name for name in named if not re.search(rf'"{re.escape(name)}[:"]', tests)} == set()
 
 
 def test_without_faults_each_job_runs_once(arena):
@@ -75,6 +85,39 @@ def test_a_supervisor_killed_at_a_named_point_loses_nothing(arena, point):
     found = arena.verdict()
     assert found.holds
     assert (found.done, found.dead) == (300, 0)
+
+
+def test_a_supervisor_killed_while_it_revokes_loses_nothing(arena):
+    """It has told a slot not to start what is behind a long job, and dies before it has given that to others."""
+    arena.push(2000)
+    first = arena.worker("-p", 2, "-t", 2, kill_at="supervisor.revoked:3")
+    for _ in range(10):
+        arena.push(150)
+        arena.push(2, 0.3)
+    wait_until(lambda: not first.alive, 20)
+    arena.worker("-p", 2, "-t", 4)
+    arena.drain(30)
+    found = arena.verdict()
+    assert found.holds
+    assert (found.done, found.dead) == (3520, 0)
+
+
+def test_a_supervisor_killed_while_it_ends_a_stuck_process_loses_nothing(arena):
+    """It has seen that a job passed its hard limit, and dies before the process does: the process dies with it, and
+    what ran there, the stuck one and its neighbours, starts again elsewhere."""
+    first = arena.worker("-p", 2, "-t", 2, kill_at="supervisor.limit:1")
+    arena.push(1, task="stuck")
+    arena.push(60, 0.1)
+    wait_until(lambda: not first.alive, 20)
+    arena.worker("-p", 2, "-t", 4)
+    arena.drain(30)
+    found = arena.verdict()
+    assert found.holds
+    assert (found.done, found.dead) == (61, 0)
+    starts = [
+        record.attempt for record in arena.history.read() if record.key.startswith("stuck") and record.kind == "start"
+    ]
+    assert starts == [1, 2]
 
 
 def test_children_killed_again_and_again_lose_nothing(arena):
