@@ -64,12 +64,14 @@ class Stage:
         self._app = module.app
         return module
 
-    def worker(self, *options: object, app: str | None = None, wait: bool = True) -> subprocess.Popen[str]:
+    def worker(
+        self, *options: object, app: str | None = None, wait: bool = True, run: str = RUN
+    ) -> subprocess.Popen[str]:
         """Start a worker and wait until it serves."""
         out = (self.folder / f"worker{len(self.workers)}.log").open("w+")
         arguments = [app if app is not None else self.module, *map(str, options)]
         worker = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", RUN, *filter(None, arguments)],
+            [sys.executable, "-W", "error", "-c", run, *filter(None, arguments)],
             stdout=out,
             stderr=subprocess.STDOUT,
             cwd=self.folder,
