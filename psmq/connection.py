@@ -273,7 +273,7 @@ class Link:
     ) -> T:
         """Carry out a command on a connection that is free, as Channel.run does; pushes of several threads go together.
 
-        Not those that go on ``meanwhile``: they are a thousand messages already.
+        Not those that go on ``meanwhile``: they are a full batch already.
         """
         if self._pid != os.getpid():
             # The parent's connections are dropped unread; its identities stay its own. The number last: another thread

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from psmq import commands
-from psmq.commands import BATCH, LETTERS, Address, Command, Delivered, NewMessage, Plain, Popped, State
+from psmq.commands import BATCH, LETTERS, MOST, SETTLED, Address, Command, Delivered, NewMessage, Plain, Popped, State
 from psmq.config import QueueConfig, integer, milliseconds
 from psmq.dialogue import steady
 from psmq.durability import Durability
@@ -30,10 +30,12 @@ from psmq.message import DeadLetter, MessageRecord, QueueInfo
 from psmq.settlement import Release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from datetime import datetime, timedelta
 
     from psmq.settlement import Settlement
+
+T = TypeVar("T")
 
 #: nobody waits on the server for longer than this (s): a lost wake-up costs no more
 LONGEST_WAIT: Final = 2.0
@@ -161,6 +163,12 @@ def clock_override() -> str:
     return str(int(time.time() * 1000))
 
 
+def batched(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """So many at a time as go into one trip."""
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]
+
+
 def _distinct(ids: Iterable[str]) -> list[str]:
     return [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
 
@@ -228,7 +236,7 @@ class QueueFlows:
         return item if data is item.data else item._replace(data=data)
 
     def _pushes(self, items: Iterable[Any], options: NewMessage) -> Iterable[Command[list[str]]]:
-        """One command for each thousand; an iterable is read as it is sent."""
+        """One command for each 200; an iterable is read as it is sent."""
         chunk: list[NewMessage] = []
         size = 0
         for item in items:
@@ -249,20 +257,21 @@ class QueueFlows:
         An empty answer tells how long nothing can become ready by itself; the wait for a token is never longer.
         """
         seconds = milliseconds("wait", wait) / 1000
-        integer("limit", limit, 1, BATCH)
+        integer("limit", limit, 1, MOST)
         ends = steady() + seconds
         patience = min(LONGEST_WAIT, self._lease(visibility_timeout) / 2)
 
         def ask(wanted: int) -> Command[Delivered]:
             return commands.exchange(self._address, (), wanted, visibility_timeout=visibility_timeout)
 
+        first = min(limit, BATCH)
         asked = steady()
-        answer: Delivered = yield ask(limit)
-        rest: Command[Delivered] | None = None
+        answer: Delivered = yield ask(first)
+        rest = limit - first
         while not answer.messages:
             if answer.more:
                 asked = steady()
-                answer = yield ask(limit)
+                answer = yield ask(first)
                 continue
             left = ends - steady()
             if left <= 0:
@@ -272,7 +281,7 @@ class QueueFlows:
             # Behind the token only one is asked for: should this process be stopped while it waits,
             # it holds no more than that.
             answer = yield Waiting(ask(1), max(pause, 0.001))
-            rest = ask(limit - 1) if limit > 1 else None
+            rest = limit - 1
         return (yield from self._secures(answer, asked, visibility_timeout, rest))
 
     def _lease(self, visibility_timeout: float | timedelta | None) -> float:
@@ -284,26 +293,34 @@ class QueueFlows:
         answer: Delivered,
         asked: float,
         visibility_timeout: float | timedelta | None,
-        rest: Command[Delivered] | None = None,
+        rest: int = 0,
     ) -> Generator[Request, Any, Delivered]:
-        """Messages that were got, and perhaps the ``rest`` behind them; what came late only if it is still ours."""
+        """Messages that were got, and up to ``rest`` behind them; what came late only if it is still ours."""
         timeout = self._lease(visibility_timeout)
         try:
-            if rest and steady() - asked <= timeout / 2:
+            while rest > 0 and steady() - asked <= timeout / 2:
+                wanted = min(rest, BATCH)
                 try:
-                    more: Delivered = yield rest
+                    more: Delivered = yield commands.exchange(
+                        self._address, (), wanted, visibility_timeout=visibility_timeout
+                    )
                 except PsmqError:
                     return answer  # what is held is worth more than the error
                 answer = answer._replace(messages=answer.messages + more.messages)
+                rest = rest - wanted if len(more.messages) == wanted else 0
             if steady() - asked > timeout / 2:
                 # The answer came late (this process was stopped, the network stood still): is it still ours?
-                leases = [(message.message_id, message.receipt) for message in answer.messages]
-                words: list[str] = yield commands.extend(self._address, leases, timeout)
-                kept = [message for message, word in zip(answer.messages, words, strict=True) if word == "done"]
+                kept: list[MessageRecord] = []
+                for part in batched(answer.messages):
+                    leases = [(message.message_id, message.receipt) for message in part]
+                    words: list[str] = yield commands.extend(self._address, leases, timeout)
+                    kept += [message for message, word in zip(part, words, strict=True) if word == "done"]
                 answer = answer._replace(messages=kept)
         except Interrupted:
-            unseen = [(found.message_id, found.receipt, Release(count=False)) for found in answer.messages]
-            yield commands.exchange(self._address, unseen, 0)
+            for start in range(0, len(answer.messages), SETTLED):
+                part = answer.messages[start : start + SETTLED]
+                unseen = [(found.message_id, found.receipt, Release(count=False)) for found in part]
+                yield commands.exchange(self._address, unseen, 0)
         return answer
 
     def _exchanges(
@@ -313,22 +330,25 @@ class QueueFlows:
         wait: float | timedelta,
         visibility_timeout: float | timedelta | None,
     ) -> Generator[Request, Any, tuple[list[str], list[MessageRecord]]]:
-        """Settle, then get; the settlements travel in a first exchange that does not wait."""
+        """Settle, then get; the settlements travel in a first exchange that does not wait.
+
+        More than a hundred settlements, or two hundred of both together, take several trips.
+        """
         milliseconds("wait", wait)
+        integer("limit", limit, 0, MOST)
         items = [(*lease_of(message), settlement) for message, settlement in settlements]
         words: list[str] = []
-        for start in range(0, max(1, len(items)), BATCH):
-            last = start + BATCH >= len(items)
+        for start in range(0, max(1, len(items)), SETTLED):
+            part = items[start : start + SETTLED]
+            wanted = min(limit, BATCH - len(part)) if start + SETTLED >= len(items) else 0
             asked = steady()
             first: Delivered = yield commands.exchange(
-                self._address,
-                items[start : start + BATCH],
-                limit if last else 0,
-                visibility_timeout=visibility_timeout,
+                self._address, part, wanted, visibility_timeout=visibility_timeout
             )
             words += first.words
         if first.messages:
-            got = yield from self._secures(first, asked, visibility_timeout)
+            rest = limit - wanted if len(first.messages) == wanted else 0
+            got = yield from self._secures(first, asked, visibility_timeout, rest)
         elif limit == 0 or (not wait and not first.more):
             got = first
         else:
@@ -360,9 +380,8 @@ class QueueFlows:
     def _purges(self, states: Sequence[State], ids: Iterable[str] | None) -> Generator[Request, Any, int]:
         total = 0
         if ids is not None:
-            wanted = _distinct(ids)
-            for start in range(0, len(wanted), BATCH):
-                removed: int = yield commands.purge(self._address, "dead", wanted[start : start + BATCH])
+            for part in batched(_distinct(ids)):
+                removed: int = yield commands.purge(self._address, "dead", part)
                 total += removed
             return total
         # all built, and so checked, before the first is sent
@@ -371,15 +390,35 @@ class QueueFlows:
                 total += removed
         return total
 
+    def _finds(
+        self, state: State, limit: int, after: MessageRecord | None, *, data: bool
+    ) -> Generator[Request, Any, list[MessageRecord]]:
+        integer("limit", limit, 1, MOST)
+        found: list[MessageRecord] = []
+        while len(found) < limit:
+            wanted = min(limit - len(found), BATCH)
+            page: list[MessageRecord] = yield commands.messages(self._address, state, wanted, after, data=data)
+            found += page
+            if len(page) < wanted:  # the end, or large bodies
+                break
+            after = page[-1]
+        return found
+
     def _finds_dead(
         self, limit: int, after: DeadLetter | None, ids: Iterable[str] | None, *, data: bool, history: bool
     ) -> Generator[Request, Any, list[DeadLetter]]:
-        if ids is None:
+        integer("limit", limit, 1, MOST)
+        found: list[DeadLetter] = []
+        while ids is None and len(found) < limit:
+            wanted_now = min(limit - len(found), BATCH)
             page: list[DeadLetter] = yield commands.dead_letters(
-                self._address, limit, after, (), data=data, history=history
+                self._address, wanted_now, after, (), data=data, history=history
             )
-            return page
-        wanted, found = _distinct(ids), []
+            found += page
+            if len(page) < wanted_now:
+                break
+            after = page[-1]
+        wanted = [] if ids is None else _distinct(ids)
         while wanted:
             page = yield commands.dead_letters(self._address, limit, None, wanted[:BATCH], data=data, history=history)
             found += page
@@ -397,24 +436,23 @@ class QueueFlows:
         return found
 
     def _redrives(self, ids: Iterable[str], *, keep_count: bool) -> Generator[Request, Any, int]:
-        wanted = _distinct(ids)
         total = 0
-        for start in range(0, len(wanted), BATCH):
-            count: int = yield commands.redrive(self._address, wanted[start : start + BATCH], keep_count=keep_count)
+        for part in batched(_distinct(ids)):
+            count: int = yield commands.redrive(self._address, part, keep_count=keep_count)
             total += count
         return total
 
     def _hastens(self, ids: Iterable[str]) -> Generator[Request, Any, int]:
-        wanted, total = _distinct(ids), 0
-        for start in range(0, len(wanted), BATCH):
-            count: int = yield commands.hasten(self._address, wanted[start : start + BATCH])
+        total = 0
+        for part in batched(_distinct(ids)):
+            count: int = yield commands.hasten(self._address, part)
             total += count
         return total
 
     def _buries_waiting(self, ids: Iterable[str], reason: str) -> Generator[Request, Any, int]:
-        wanted, total = _distinct(ids), 0
-        for start in range(0, len(wanted), BATCH):
-            count: int = yield commands.bury_waiting(self._address, wanted[start : start + BATCH], reason)
+        total = 0
+        for part in batched(_distinct(ids)):
+            count: int = yield commands.bury_waiting(self._address, part, reason)
             total += count
         return total
 

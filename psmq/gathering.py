@@ -1,4 +1,4 @@
-"""Pushes of many threads or coroutines share a trip, and the next thousand is made while the server stores the last.
+"""Pushes of many threads or coroutines share a trip, and the next batch is made while the server stores the last.
 
 Whoever pushes alone goes straight to the server. What is pushed meanwhile is gathered and goes as one command as soon
 as the one before it is answered; each push returns when its own messages are stored. A gathered command that is refused

@@ -91,7 +91,9 @@ class Queue(QueueFlows):
 
     def _let_go(self, steps: Generator[Request, Any, Any]) -> None:
         with contextlib.suppress(PsmqError, Interrupted, StopIteration):
-            self._run(steps.throw(Interrupted()))
+            request = steps.throw(Interrupted())
+            while True:
+                request = steps.send(self._run(request))
 
     def push(
         self,
@@ -125,10 +127,10 @@ class Queue(QueueFlows):
         result_ttl: float | timedelta | None = None,
         progress: Callable[[list[str]], object] | None = None,
     ) -> list[str]:
-        """Store many messages, a thousand in one trip; each thousand is stored whole or not at all. → their ids
+        """Store many messages, 200 in one trip; each 200 are stored whole or not at all. → their ids
 
-        Items are data, or NewMessage with options of their own. An iterable is read as it is sent, a thousand ahead at
-        most. ``progress`` is called with the ids of each thousand as soon as it is stored.
+        Items are data, or NewMessage with options of their own. An iterable is read as it is sent, 200 ahead at
+        most. ``progress`` is called with the ids of each 200 as soon as they are stored.
         """
         options = NewMessage(b"", delay, priority, ttl, None, max_retrievals, metadata, result_ttl)
         ids: list[str] = []
@@ -159,7 +161,7 @@ class Queue(QueueFlows):
         wait: float | timedelta = 0,
         visibility_timeout: float | timedelta | None = None,
     ) -> list[Message]:
-        """Up to ``limit`` (1 … 1000) messages in one trip; waits for the first only. Ends early after 256 KiB."""
+        """Up to ``limit`` (1 … 1000) messages, 200 in one trip; waits for the first only. Ends early after 256 KiB."""
         found: Delivered = self._drive(self._gets(limit, wait, visibility_timeout))
         return [Message(record, self) for record in found.messages]
 
@@ -171,7 +173,7 @@ class Queue(QueueFlows):
         wait: float | timedelta = 0,
         visibility_timeout: float | timedelta | None = None,
     ) -> tuple[list[str], list[Message]]:
-        """Delete, release or bury what is finished and get what is next, in one trip.
+        """Delete, release or bury what is finished and get what is next, in one trip (for a hundred, and two hundred).
 
         → a word for each settlement: done, stale (the receipt had expired, nothing was changed) or dead (a release
         that met max_retrievals); and the new messages.
@@ -224,7 +226,7 @@ class Queue(QueueFlows):
         May be shorter than ``limit`` when bodies are large; the end is an empty page. ``data=False``: metadata only.
         """
         behind = after.record if isinstance(after, Message) else after
-        found: list[MessageRecord] = self._run(commands.messages(self._address, state, limit, behind, data=data))
+        found: list[MessageRecord] = self._drive(self._finds(state, limit, behind, data=data))
         return [Message(record, self) for record in found]
 
     def dead_letters(
@@ -252,7 +254,7 @@ class Queue(QueueFlows):
         """Make dead letters ready again, with their id and history; the count starts anew unless kept. → how many
 
         ``keep_count`` gives exactly one more delivery. Raises MessageNotFound when one is not dead: then nothing of
-        its thousand was done.
+        its 200 was done.
         """
         count: int = self._drive(self._redrives(ids, keep_count=keep_count))
         return count
@@ -260,7 +262,7 @@ class Queue(QueueFlows):
     def hasten(self, ids: Iterable[str]) -> int:
         """Make delayed messages ready now, uncounted. → how many
 
-        Raises MessageNotFound when one does not wait: then nothing of its thousand was done.
+        Raises MessageNotFound when one does not wait: then nothing of its 200 was done.
         """
         count: int = self._drive(self._hastens(ids))
         return count
@@ -268,7 +270,7 @@ class Queue(QueueFlows):
     def bury_waiting(self, ids: Iterable[str], reason: str) -> int:
         """Make delayed messages dead letters. → how many
 
-        Raises MessageNotFound when one does not wait: then nothing of its thousand was done.
+        Raises MessageNotFound when one does not wait: then nothing of its 200 was done.
         """
         count: int = self._drive(self._buries_waiting(ids, reason))
         return count

@@ -204,7 +204,7 @@ class TaskApp(ServerAccess):
     # -- sending ------------------------------------------------------------------------------------------------------
 
     def send(self, calls: Iterable[Call[Any]]) -> list[TaskHandle[Any]]:
-        """Sends calls of any of its tasks in their order, a thousand per trip and queue; read as they go."""
+        """Sends calls of any of its tasks in their order, 200 per trip and queue; read as they go."""
         steps = sends(self, calls)
         try:
             part = next(steps)

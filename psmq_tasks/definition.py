@@ -31,7 +31,7 @@ class Sender(Protocol):
     """What a task needs of its app."""
 
     def send(self, calls: Iterable[Call[Any]]) -> list[TaskHandle[Any]]:
-        """Sends them in their order, a thousand per trip."""
+        """Sends them in their order, 200 per trip."""
 
     async def asend(self, calls: Iterable[Call[Any]]) -> list[TaskHandle[Any]]:
         """The same, awaited."""
@@ -105,9 +105,9 @@ class Task(Generic[P, R]):
         return (await self._sender.asend((self.call(*args, **kwargs),)))[0]
 
     def delay_many(self, calls: Iterable[Call[R]]) -> list[TaskHandle[R]]:
-        """Sends many calls, read from the iterable as they go, a thousand per trip.
+        """Sends many calls, read from the iterable as they go, 200 per trip.
 
-        Each thousand is sent whole or not at all; an error's notes say how many calls had been sent before it.
+        Each 200 are sent whole or not at all; an error's notes say how many calls had been sent before it.
         """
         return self._sender.send(self._mine(calls))
 

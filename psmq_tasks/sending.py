@@ -1,6 +1,6 @@
 """From calls to messages that are stored, in their order: what both kinds of sending do, without the doing.
 
-A thousand calls travel in one trip. While the server stores them, the next thousand are read, pickled and signed.
+Two hundred calls travel in one trip. While the server stores them, the next are read, pickled and signed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Part", "message_of", "sends"]
 
 #: calls that travel in one trip
-BATCH: Final = 1000
+BATCH: Final = 200
 
 
 class SendingApp(ResultSource, Protocol):

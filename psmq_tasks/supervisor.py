@@ -38,6 +38,8 @@ _TICK, _SHORT_TICK = 0.1, 0.05
 #: seconds a slot may hold what it has not started, before that is given to others: behind a task that runs for so long,
 #: and behind nothing that runs
 _BEHIND_LONG, _LONG = 0.04, 0.1
+#: messages in one call of what a dead child leaves behind
+_BILL: Final = 100
 #: seconds between revoking and looking at the marks: a slot marks, then looks at `revoked`
 _REVOKE_PAUSE: Final = 0.003
 #: seconds a call of the supervisor may take: it has more to do than to wait for a server
@@ -285,9 +287,9 @@ class Supervisor:
             if node in failed:
                 continue
             try:
-                for start in range(0, len(mine), 500):
-                    answer = self._consumer.exchange(queue, mine[start : start + 500])
-                    self._report_dead(mine[start : start + 500], answer.words)
+                for start in range(0, len(mine), _BILL):
+                    answer = self._consumer.exchange(queue, mine[start : start + _BILL])
+                    self._report_dead(mine[start : start + _BILL], answer.words)
                 # After what is known of them: what is still theirs then, they never saw.
                 for client_id in self._abandoned:
                     self._consumer.abandon(queue, client_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from psmq import errors, stats
-from psmq.commands.request import BATCH, STATES, Address, Command, Plain, State, checked_ids, fields
+from psmq.commands.request import MOST, STATES, Address, Command, Plain, State, checked_ids, fields
 from psmq.config import QueueConfig, integer
 from psmq.message import DeadLetter, MessageRecord, QueueInfo, instant
 from psmq.traces import Trace, read_events
@@ -25,7 +25,7 @@ def messages(
     """A page of one state in its order, behind ``after``; short when the bodies are large."""
     if state not in STATES:
         raise errors.InvalidOption("state", f"must be one of {', '.join(STATES)}, not {state!r}")
-    args = (state, integer("limit", limit, 1, BATCH), _cursor(after), int(data))
+    args = (state, integer("limit", limit, 1, MOST), _cursor(after), int(data))
     return Command(
         "messages",
         address,
@@ -41,7 +41,7 @@ def dead_letters(
     """A page of dead letters, oldest burial first, or those with the given ids. Without history there is no data."""
     cursor = _cursor(after.message if after else None)
     args: tuple[bytes | str | int, ...] = (
-        integer("limit", limit, 1, BATCH),
+        integer("limit", limit, 1, MOST),
         cursor,
         int(data) if history else "-",
         *checked_ids(ids),

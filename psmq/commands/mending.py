@@ -18,7 +18,7 @@ def redrive(address: Address, ids: Sequence[str], *, keep_count: bool) -> Comman
 
 
 def purge(address: Address, state: State, ids: Sequence[str] = ()) -> Command[int]:
-    """Delete up to 250 messages of one state, or the dead letters with these ids."""
+    """Delete up to 200 messages of one state, or the dead letters with these ids."""
     if state not in STATES:
         raise errors.InvalidOption("states", f"must be among {', '.join(STATES)}, not {state!r}")
     return Command("purge", address, (state, *checked_ids(ids)), int)

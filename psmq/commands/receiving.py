@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from psmq import errors
-from psmq.commands.request import BATCH, Address, Command, bounded_reason, optional_bytes, texts
+from psmq.commands.request import MOST, Address, Command, bounded_reason, optional_bytes, texts
 from psmq.config import integer, milliseconds
 from psmq.message import MessageRecord
 from psmq.settlement import Bury, Delete, Release, Settlement
@@ -48,7 +48,7 @@ def exchange(
 ) -> Command[Delivered]:
     """Settle (message_id, receipt, settlement)s, then get up to ``limit`` messages."""
     timeout = "" if visibility_timeout is None else milliseconds("visibility_timeout", visibility_timeout, least=1)
-    args: list[bytes | str | int] = [integer("limit", limit, 0, BATCH), timeout, mode]
+    args: list[bytes | str | int] = [integer("limit", limit, 0, MOST), timeout, mode]
     # What is just to be deleted, of one delivery: one settlement, with the ids in the place of the id.
     done: list[str] = []
     done_receipt = ""

@@ -4,23 +4,33 @@ local push = {}
 local draw = '^[0-9a-hjkmnp-tv-z]+$'
 local most_items, most_bytes_of_dedup = 1000, 256
 
--- The message that a deduplication id stands for, nil when there is none or its window has ended.
-local function standing(call, name)
-    local known = redis.call('HGET', call.k.dedup, name)
-    local id, ends = string.match(known or '', '^(%S+) (%d+)$')
-    return id and tonumber(ends) > call.now and id or nil
+-- The messages that deduplication ids stand for: deduplication id -> id, without those whose window has ended.
+local function standing(call, names)
+    local found = {}
+    for index, stored in ipairs(batch.fetch(call.k.dedup, names)) do
+        local id, ends = string.match(stored or '', '^(%S+) (%d+)$')
+        if id and tonumber(ends) > call.now then
+            found[names[index]] = id
+        end
+    end
+    return found
 end
 
 -- Two ended windows are forgotten for each one opened.
-local function open_window(call, name, id)
-    local k, ends = call.k, call.now + call.queue.deduplication_window
-    local gone = redis.call('ZRANGEBYSCORE', k.dedup_ends, '-inf', call.now, 'LIMIT', 0, 2)
+-- opened: deduplication id -> id
+local function open_windows(call, opened)
+    local k, writes, ends, count = call.k, call.writes, call.now + call.queue.deduplication_window, 0
+    for name, id in pairs(opened) do
+        batch.put(writes, 'HSET', k.dedup, name, id .. ' ' .. entries.integer(ends))
+        batch.put(writes, 'ZADD', k.dedup_ends, ends, name)
+        count = count + 1
+    end
+    -- Now, while the writes wait: a window that is opened anew is not among the ended ones afterwards.
+    local gone = count > 0 and redis.call('ZRANGEBYSCORE', k.dedup_ends, '-inf', call.now, 'LIMIT', 0, 2 * count) or {}
     if #gone > 0 then
         redis.call('ZREM', k.dedup_ends, unpack(gone))
         redis.call('HDEL', k.dedup, unpack(gone))
     end
-    redis.call('HSET', k.dedup, name, id .. ' ' .. entries.integer(ends))
-    redis.call('ZADD', k.dedup_ends, ends, name)
 end
 
 -- What stands in front of a stored value; the common message has no options of its own.
@@ -53,9 +63,9 @@ local function options_from(text)
 end
 
 -- argv from `first` on, four for each message: random, options, deduplication id, body
--- returns { { random, options, dedup, body }, … }, largest size | nil, refusal
+-- returns { { random, options, dedup, body }, … }, largest size, deduplication ids | nil, refusal
 local function read(call, argv, first)
-    local items, largest = {}, 0
+    local items, largest, names = {}, 0, {}
     for index = first, #argv, 4 do
         local random, text, name, body = argv[index], argv[index + 1], argv[index + 2], argv[index + 3]
         if #random ~= 11 or not string.find(random, draw) then
@@ -73,16 +83,21 @@ local function read(call, argv, first)
             return nil, errors.refuse('MESSAGE_TOO_LARGE', string.format('%d %.0f', #body, call.queue.max_size))
         end
         largest = math.max(largest, #body)
+        if call.queue.deduplication_window == 0 then
+            name = '' -- its window has ended before anybody looks
+        elseif name ~= '' then
+            names[#names + 1] = name
+        end
         items[#items + 1] = { random = random, options = options, name = name, body = body }
     end
-    return items, largest
+    return items, largest, names
 end
 
 -- How many of the items are no second copies of a message in its deduplication window.
-local function unseen(call, items)
+local function unseen(items, stands)
     local names, count = {}, 0
     for _, item in ipairs(items) do
-        if item.name == '' or not (names[item.name] or standing(call, item.name)) then
+        if item.name == '' or not (names[item.name] or stands[item.name]) then
             names[item.name] = true
             count = count + 1
         end
@@ -115,9 +130,10 @@ function push.push(ks, argv)
         return ids
     end
     local queue, k, writes = call.queue, call.k, call.writes
-    local items, largest = read(call, argv, 6)
+    local items, largest, names = read(call, argv, 6)
     if not items then return largest end
-    local added = queue.max_length and unseen(call, items)
+    local stands, opened = standing(call, names), {}
+    local added = queue.max_length and unseen(items, stands)
     if added and length(k) + added > queue.max_length then
         moving.catch_up(call)
         if length(k) + added > queue.max_length then
@@ -131,7 +147,7 @@ function push.push(ks, argv)
     local values, ready, now_text = {}, {}, entries.integer(now)
     for index, item in ipairs(items) do
         local options, name = item.options, item.name
-        local id = name ~= '' and standing(call, name)
+        local id = name ~= '' and (stands[name] or opened[name])
         if not id then
             id = entries.time_digits(micros) .. item.random
             micros = micros + 1
@@ -161,7 +177,7 @@ function push.push(ks, argv)
                 batch.put(writes, 'ZADD', k.expiring, expires, id)
             end
             if name ~= '' then
-                open_window(call, name, id)
+                opened[name] = id
             end
         end
         ids[index] = id
@@ -171,6 +187,9 @@ function push.push(ks, argv)
     end
     if #ready > 0 then
         redis.call('ZADD', k.ready, unpack(ready))
+    end
+    if #names > 0 then
+        open_windows(call, opened)
     end
     local fields = { 'last_id', entries.integer(micros - 1) }
     if sent == 0 then fields = {} end

@@ -24,12 +24,12 @@ local function with_states(call, found)
     return rows
 end
 
--- cursor: '' | '<score> <id>'  returns { score, id } or nil, false when it cannot be read
+-- cursor: '' | '<score> <id>', whatever a stranger has written as an id  returns { score, id } or nil, false when it cannot be read
 local function cursor_of(text)
     if text == '' then
         return nil
     end
-    local score, id = string.match(text or '', '^(%-?%d+) (%S+)$')
+    local score, id = string.match(text or '', '^(%-?%d+) (.*)$')
     if not score or #score > 17 then
         return false
     end

@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "95f95697ac5a3f4b"
+EXPECTED_DIGEST = "024b9f52dadfd215"
 
 
 def functions(raw_server):

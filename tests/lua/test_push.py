@@ -101,6 +101,18 @@ def test_a_window_of_zero_remembers_nothing(timed):
     """deduplication_window=0 turns it off."""
     raw = timed(deduplication_window=0)
     assert raw.push(b"x", "", "a") != raw.push(b"x", "", "a")
+    assert len(set(raw.do("push", *items(("", "a", b"x"), ("", "a", b"x"))))) == 2
+
+
+def test_a_window_opened_anew_is_not_forgotten_with_the_ended_one(timed):
+    """It ends when the new one does."""
+    raw = timed(deduplication_window=60)
+    old = raw.push(b"x", "", "a")
+    raw.later(61)
+    new = raw.push(b"x", "", "a")
+    assert old != new
+    raw.later(59)
+    assert raw.push(b"x", "", "a") == new
 
 
 def test_ended_windows_are_forgotten(timed):

@@ -175,11 +175,11 @@ def test_a_purge_takes_states_as_reads_show_them(timed):
     assert raw.do("purge", "ready") == 4
 
 
-def test_a_purge_goes_250_at_a_time(raw):
+def test_a_purge_goes_200_at_a_time(raw):
     """Called again until it is 0."""
-    for start in range(0, 2500, 500):
+    for start in range(0, 2000, 500):
         raw.do("push", *[part for number in range(start, start + 500) for part in (f"{number:011d}", "", "", "x")])
-    assert [raw.do("purge", "ready") for _ in range(11)] == [250] * 10 + [0]
+    assert [raw.do("purge", "ready") for _ in range(11)] == [200] * 10 + [0]
 
 
 def test_a_purge_takes_suspects_with_the_ready(raw):
@@ -224,12 +224,12 @@ def test_a_deleted_queue_leaves_no_key(raw):
 
 
 def test_deleting_goes_on_where_it_stopped(raw):
-    """250 results a call: whoever finds the mark can finish."""
+    """200 results a call: whoever finds the mark can finish."""
     for number in range(1500):
         raw.server.rpush(raw.address.result(f"r{number}"), "x")
     raw.server.zadd(f"{raw.base}:results", {f"r{number}": number for number in range(1500)})
-    assert raw.call("delete_queue", "1") == 1250
-    assert [raw.call("delete_queue", "0") for _ in range(5)] == [1000, 750, 500, 250, 0]
+    assert raw.call("delete_queue", "1") == 1300
+    assert [raw.call("delete_queue", "0") for _ in range(7)] == [1100, 900, 700, 500, 300, 100, 0]
     assert list(raw.server.scan_iter(f"{raw.base}*")) == [raw.base.encode()]
 
 

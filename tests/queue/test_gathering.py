@@ -207,24 +207,24 @@ def test_where_no_thread_can_be_started_everybody_goes_alone(queue, monkeypatch)
     assert queue.info().ready == 81
 
 
-def test_a_stream_is_read_a_thousand_ahead_and_tells_how_far_it_is(new_queue):
-    """progress gets the ids of each thousand as it is stored; what fails later leaves these stored."""
+def test_a_stream_is_read_one_trip_ahead_and_tells_how_far_it_is(new_queue):
+    """progress gets the ids of each trip as it is stored; what fails later leaves these stored."""
     queue, read, told = new_queue(), [], []
 
     def items(bad):
-        for number in range(2500):
+        for number in range(500):
             read.append(number)
             yield object() if number == bad else b"%d" % number
 
     ids = queue.push_many(items(None), progress=lambda stored: told.append((stored, len(read))))
-    assert [len(stored) for stored, _ in told] == [1000, 1000, 500]
-    assert [count for _, count in told] == [2000, 2500, 2500]
+    assert [len(stored) for stored, _ in told] == [200, 200, 100]
+    assert [count for _, count in told] == [400, 500, 500]
     assert [one for stored, _ in told for one in stored] == ids
     told.clear()
     with pytest.raises(NotSerializable):
-        queue.push_many(items(1700), progress=lambda stored: told.append(stored))
-    assert [len(stored) for stored in told] == [1000]
-    assert queue.info().ready == 3500
+        queue.push_many(items(340), progress=lambda stored: told.append(stored))
+    assert [len(stored) for stored in told] == [200]
+    assert queue.info().ready == 700
 
 
 def test_a_stream_that_pushes_itself_is_no_trouble(new_queue):
@@ -246,12 +246,12 @@ def test_a_stream_that_is_interrupted_closes_its_connection(new_queue):
     queue = new_queue()
 
     def items():
-        for number in range(2100):
-            if number == 1500:
+        for number in range(420):
+            if number == 300:
                 raise KeyboardInterrupt
             yield b"%d" % number
 
     with pytest.raises(KeyboardInterrupt):
         queue.push_many(items())
-    wait_until(lambda: queue.info().ready == 1000)
+    wait_until(lambda: queue.info().ready == 200)
     assert queue.peek().data == b"0"

@@ -113,6 +113,19 @@ def test_the_first_of_many_is_not_left_behind(queue, interrupt, answer):
     assert [message.data for message in found + queue.get_many(9)] == [b"1", b"2", b"3"]
 
 
+@pytest.mark.parametrize("answer", [1, 2, 3])
+def test_what_came_in_earlier_trips_is_not_left_behind(queue, interrupt, answer):
+    """A get of a thousand takes five trips: interrupted in any, all that was given goes back to its place."""
+    queue.push_many([b"%d" % number for number in range(1000)])
+    interrupt(answer)
+    with pytest.raises(KeyboardInterrupt):
+        queue.get_many(1000)
+    assert counts(queue) == (1000, 0, 0, 0)
+    found = queue.get_many(1000)
+    assert [message.data for message in found] == [b"%d" % number for number in range(1000)]
+    assert {message.retrieval_count for message in found} == {1}
+
+
 def test_an_error_behind_the_first_of_many_does_not_hide_it(queue, monkeypatch):
     """What is held is worth more than the error."""
     original, asked = queue._link.run, []

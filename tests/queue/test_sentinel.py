@@ -456,7 +456,8 @@ def test_the_sentinel_looks_at_the_queues_and_is_no_client_of_its_own(db_dir, mo
 def test_a_queue_that_cannot_be_looked_at_keeps_no_server_down(db_dir, monkeypatch):
     """It is said once, and the server is restarted as ever."""
     monkeypatch.setenv("PSMQ_SAMPLE_INTERVAL", "0.05")
-    ask(db_dir, "SET", "psmq:queues", "no-set")
+    ask(db_dir, "HSET", "psmq:{newer}", "layout", "99")
+    ask(db_dir, "SADD", "psmq:queues", "newer")
     wait_until(lambda: "the queues cannot be looked at" in log(db_dir))
     pid, _ = started(db_dir)
     path = server.ensure(db_dir)

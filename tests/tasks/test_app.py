@@ -285,17 +285,17 @@ def test_many_calls_of_several_tasks_go_each_to_its_queue(app):
 
 
 def test_an_error_among_many_says_how_many_were_sent(app):
-    """Each thousand is sent whole or not at all."""
+    """Each two hundred are sent whole or not at all."""
     task = app.task(add)
 
     def calls():
         for n in range(1500):
-            yield task.call(n, threading.Lock() if n == 1200 else 0)
+            yield task.call(n, threading.Lock() if n == 1300 else 0)
 
     with pytest.raises(UnserializableArgument, match="argument 'b'") as caught:
         task.delay_many(calls())
-    assert caught.value.__notes__ == ["at least 1000 calls had been sent before this error"]
-    assert app.queue(app.name).info().ready == 1000
+    assert caught.value.__notes__ == ["at least 1200 calls had been sent before this error"]
+    assert app.queue(app.name).info().ready == 1200
 
 
 def test_nothing_is_sent_when_it_cannot_be(app):
@@ -389,21 +389,21 @@ def test_a_forked_process_sends_on_connections_of_its_own():
     assert output(program) == "11\n"
 
 
-def test_the_next_thousand_is_made_while_the_server_stores_the_last(app):
-    """Calls are read a thousand ahead of what is stored, not one more."""
+def test_the_next_trip_is_made_while_the_server_stores_the_last(app):
+    """Calls are read one trip ahead of what is stored, not one more."""
     read, ahead = [], []
     task = app.task(add)
     app.events.subscribe("after_send")(lambda app, handles: ahead.append((len(handles), len(read))))
 
     def calls():
-        for number in range(2500):
+        for number in range(500):
             read.append(number)
             yield task.call(number, 1)
 
     handles = task.delay_many(calls())
-    assert [count for count, _ in ahead] == [1000, 1000, 500]
-    assert [count for _, count in ahead][0] == 2000
-    assert len({handle.id for handle in handles}) == 2500
+    assert [count for count, _ in ahead] == [200, 200, 100]
+    assert [count for _, count in ahead][0] == 400
+    assert len({handle.id for handle in handles}) == 500
     stored = [message for _ in range(5) for message in app.queue(app.name).get_many(500)]
     assert [message.message_id for message in stored] == [handle.id for handle in handles]
 
@@ -424,14 +424,14 @@ def test_a_queue_that_was_deleted_is_made_anew_and_misses_nothing(app):
     task = app.task(add)
     task.delay(0, 0)
     delete_queue(app)
-    handles = task.delay_many(task.call(number, 1) for number in range(2200))
+    handles = task.delay_many(task.call(number, 1) for number in range(440))
     stored = [message for _ in range(5) for message in app.queue(app.name).get_many(500)]
     assert [message.message_id for message in stored] == [handle.id for handle in handles]
     delete_queue(app)
     with pytest.raises(UnserializableArgument) as caught:
-        task.delay_many(task.call(number if number < 1500 else threading.Lock(), 1) for number in range(2200))
-    assert caught.value.__notes__ == ["at least 1000 calls had been sent before this error"]
-    assert app.queue(app.name).info().ready == 1000
+        task.delay_many(task.call(number if number < 300 else threading.Lock(), 1) for number in range(440))
+    assert caught.value.__notes__ == ["at least 200 calls had been sent before this error"]
+    assert app.queue(app.name).info().ready == 200
 
 
 def test_who_watches_is_told_of_what_is_sent(app):
