@@ -112,8 +112,8 @@ QUEUE = (
     Mutant(
         "deduplication is ignored",
         "psmq/lua/push.lua",
-        "return id and tonumber(ends) > call.now and id or nil",
-        "return nil",
+        "if id and tonumber(ends) > call.now then",
+        "if false then",
     ),
     Mutant(
         "priorities are reversed",
