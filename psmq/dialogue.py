@@ -299,6 +299,8 @@ def error_for(answer: Refused, command: Command[Any] | Plain[Any], where: str) -
         return QueueDeletingError(name)
     if answer.code == "OOM":
         return errors.ServerFull(name)
+    if answer.code == "MISCONF":
+        return errors.DiskFull(name)
     if answer.code == "WRONGTYPE" and isinstance(command, Plain):
         return StrangeKeyError(where, str(command.words[1]))
     if answer.code == "CROSSSLOT":

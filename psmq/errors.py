@@ -10,6 +10,7 @@
     ├── QueueConfigConflict                      get_queue() with fields that differ from the stored ones
     ├── QueueFull                                max_length reached
     ├── ServerFull                               the server's maxmemory reached; draining still works
+    │   └── DiskFull                             its disk takes nothing, and so it changes nothing until that does
     ├── MessageTooLarge       (ValueError)       data + metadata over max_size
     ├── NotSerializable       (TypeError)        not bytes, or the serializer raised
     ├── DeserializationError  (ValueError)       the deserializer raised; the lease is untouched
@@ -149,6 +150,13 @@ class ServerFull(_AboutQueue):
     _text = (
         "the server has reached its maxmemory: nothing was stored in queue {name!r}; "
         "consumers can go on, or raise maxmemory"
+    )
+
+
+class DiskFull(ServerFull):
+    _text = (
+        "the server cannot write to its disk: it changes nothing in queue {name!r}, or any other, until it can; "
+        "make space there"
     )
 
 

@@ -23,16 +23,26 @@ from psmq_tasks.torture.jobs import make_app
 from psmq_tasks.torture.workers import TorturedWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 SECRET = "torture" * 10
 TIMEOUT = 2.0
 
 
 class Arena:
-    """``url``: of a server of somebody else's; else one of its own, with an AOF, which can be killed."""
+    """``url``: of a server of somebody else's; else one of its own, with an AOF, which can be killed, of this ``binary``,
+    with these ``options`` of its command line and ``environment``."""
 
-    def __init__(self, *, seed: int | None = None, timeout: float = TIMEOUT, url: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int | None = None,
+        timeout: float = TIMEOUT,
+        url: str | None = None,
+        options: Sequence[object] = (),
+        binary: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.seed = int(os.environ.get("PSMQ_CHAOS_SEED", 0)) or seed or random.SystemRandom().randrange(1, 10**6)
         print(f"PSMQ_CHAOS_SEED={self.seed}")
         self.dice = random.Random(self.seed)
@@ -41,6 +51,9 @@ class Arena:
         self.workers: list[TorturedWorker] = []
         self.socket = self.folder / "s"
         self.server: subprocess.Popen[bytes] | None = None
+        self.binary = binary or os.environ.get("PSMQ_TEST_BINARY") or str(server.find_binary())
+        self.options = ["--appendonly", "yes", *map(str, options)]
+        self.environment = {**os.environ, **(environment or {})}
         self.url = url or f"unix://{self.socket}"
         if url is None:
             self.start_server()
@@ -56,7 +69,7 @@ class Arena:
         """On the same socket, with the same data."""
         self.socket.unlink(missing_ok=True)
         words = [
-            os.environ.get("PSMQ_TEST_BINARY") or str(server.find_binary()),
+            self.binary,
             "--port",
             "0",
             "--unixsocket",
@@ -67,7 +80,11 @@ class Arena:
             "100",
         ]
         self.server = subprocess.Popen(
-            [*words, "--appendonly", "yes"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.folder
+            [*words, *self.options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=self.folder,
+            env=self.environment,
         )
         wait_until(self.socket.exists, 30)
 
