@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from psmq import commands
 from psmq.async_connection import finish
+from psmq.bound import Held, MessageFields
 from psmq.commands import Address, Delivered, NewMessage, State
 from psmq.config import QueueConfig, milliseconds
 from psmq.errors import PsmqError
-from psmq.flows import Held, Interrupted, MessageFields, Pause, QueueFlows, Request, Waiting
+from psmq.flows import Interrupted, Pause, QueueFlows, Request, Waiting
 from psmq.settlement import Bury, Delete, Release, Settlement
 
 if TYPE_CHECKING:

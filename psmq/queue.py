@@ -10,10 +10,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from psmq import commands
+from psmq.bound import Held, MessageFields
 from psmq.commands import BATCH, Address, Delivered, NewMessage, State, push_size
 from psmq.config import QueueConfig, milliseconds
 from psmq.errors import PsmqError
-from psmq.flows import Held, Interrupted, MessageFields, Pause, QueueFlows, Request, Waiting
+from psmq.flows import Interrupted, Pause, QueueFlows, Request, Waiting
 from psmq.gathering import Ahead
 from psmq.settlement import Bury, Delete, Release, Settlement
 
