@@ -135,7 +135,9 @@ class Identity:
 
 def pack(words: Sequence[bytes | str | int]) -> bytes:
     """A command as the protocol writes it."""
-    packed: bytes = pack_command(tuple(words))  # type: ignore[arg-type]  # its stub says a tuple of one
+    # hiredis calls str() on what is neither bytes nor str, and crashes when a signal's handler raises in there.
+    texts = tuple([word if type(word) is bytes or type(word) is str else str(word) for word in words])
+    packed: bytes = pack_command(texts)  # type: ignore[arg-type]  # its stub says a tuple of one
     return packed
 
 

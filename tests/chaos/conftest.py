@@ -28,6 +28,20 @@ def make_arena():
         one.close()
 
 
+@pytest.fixture
+def figure(request):
+    """Adds a row to the table: figure(what, result, target)."""
+
+    def add(what, result, target):
+        rows = getattr(request.config, "psmq_figures", None)
+        if rows is None:
+            rows = request.config.psmq_figures = []
+        rows.append((what, result, target))
+        print(what, "|", result, "|", target)
+
+    return add
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """The table of the long runs, as Markdown."""
     rows = getattr(config, "psmq_figures", None)

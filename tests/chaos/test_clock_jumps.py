@@ -97,7 +97,7 @@ class Delayed:
         return early, late
 
 
-def test_workers_go_on_whatever_the_server_s_clock_says(arena, clock):
+def test_workers_go_on_whatever_the_server_s_clock_says(arena, clock, figure):
     """Forward by an hour, back, back by one more, and home: what is pushed before or behind a step back, and behind a
     step forward, comes when it is due; running jobs keep their leases and run once."""
     (worker,) = arena.keep_workers("-p", 2, "-t", 4)
@@ -131,3 +131,9 @@ def test_workers_go_on_whatever_the_server_s_clock_says(arena, clock):
         if record.kind == "push" and record.key.startswith("job-delayed")
     ]
     assert ids == sorted(ids), "ids go up, whatever the clock says"
+    late = max(late for _, _, late in table)
+    figure(
+        f"the server's clock jumps 6 times by 1 to 3 hours, {found.pushed:,} tasks",
+        f"0 lost, 0 twice; none early, the latest by {late:.3f} s",
+        "0 lost, 0 twice, none early",
+    )

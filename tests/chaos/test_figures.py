@@ -26,20 +26,6 @@ def scaled(count):
     return max(1, int(count * SCALE))
 
 
-@pytest.fixture
-def figure(request):
-    """Adds a row to the table: figure(what, result, target)."""
-
-    def add(what, result, target):
-        rows = getattr(request.config, "psmq_figures", None)
-        if rows is None:
-            rows = request.config.psmq_figures = []
-        rows.append((what, result, target))
-        print(what, "|", result, "|", target)
-
-    return add
-
-
 def seconds(value):
     return "none" if value is None else f"{value:.2f} s"
 

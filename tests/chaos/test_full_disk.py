@@ -73,7 +73,7 @@ class Pusher(threading.Thread):
         self.join(60)
 
 
-def test_a_full_disk_under_load_is_an_error_that_ends(disk, make_arena):
+def test_a_full_disk_under_load_is_an_error_that_ends(disk, make_arena, figure):
     """everysec: the server lives and refuses; workers wait, then go on with the same processes."""
     arena = make_arena(options=["--dir", disk.path])
     (worker,) = arena.keep_workers("-p", 2, "-t", 2)
@@ -103,6 +103,12 @@ def test_a_full_disk_under_load_is_an_error_that_ends(disk, make_arena):
     arena.kill_server()
     arena.start_server()
     assert arena.verdict().holds, "what is on the disk is what was said"
+    figure(
+        f"a full disk under load, {found.pushed:,} tasks",
+        f"{pusher.told[DiskFull]} pushes refused; 0 lost, {found.twice} twice; pushes {recovered:.2f} s and work "
+        f"{working:.2f} s after there was space",
+        f"0 lost, ≤ {SOON:g} s",
+    )
 
 
 def test_a_server_that_ends_with_its_disk_has_all_that_it_acknowledged(disk, make_arena):

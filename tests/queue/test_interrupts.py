@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from support import output
 
 from psmq import Delete, Release, async_connection, connection
 from psmq.errors import PsmqError
@@ -229,6 +230,29 @@ def test_signals_at_any_moment_lose_nothing(queue):
         seen += 1
         lost = counts(queue)[2] or (lost and counts(queue)[0])
     assert seen == 60
+
+
+def test_a_signal_while_a_command_is_written_does_not_crash():
+    """hiredis calls str() on what is neither bytes nor str, where handlers run, and does not survive one that raises."""
+    code = """
+        import signal
+        from psmq.dialogue import pack
+
+        def on_alarm(number, frame):
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGALRM, on_alarm)
+        words, caught = (7,) * 200_000, 0
+        for number in range(30):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.001)
+                while True:
+                    pack(words)
+            except KeyboardInterrupt:
+                caught += 1
+        print(caught)
+        """
+    assert output(code) == "30\n"
 
 
 # --- asyncio
