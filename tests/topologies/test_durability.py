@@ -31,7 +31,7 @@ def test_a_push_returns_when_a_replica_has_it(fleet):
         assert (stats["cmdstat_wait"]["calls"], stats["cmdstat_fcall"]["calls"]) == (50, 50)
         # one for each push, one for each word of the replica, some of this test's own
         assert primary.info("stats")["total_reads_processed"] - before < 50 * 3 + 20
-        queue.push_many([b"x"] * 2500)
+        queue.push_many([b"x"] * 500)
         assert primary.info("commandstats")["cmdstat_wait"]["calls"] == 53
         queue.get().delete()  # a delivery or deletion that is lost costs a redelivery: nobody waits for it
         assert primary.info("commandstats")["cmdstat_wait"]["calls"] == 53
