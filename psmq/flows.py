@@ -175,14 +175,14 @@ class QueueFlows:
         def ask(wanted: int) -> Command[Delivered]:
             return commands.exchange(self._address, (), wanted, visibility_timeout=visibility_timeout)
 
-        first = min(limit, BATCH)
+        wanted = min(limit, BATCH)
         asked = steady()
-        answer: Delivered = yield ask(first)
-        rest = limit - first
+        answer: Delivered = yield ask(wanted)
         while not answer.messages:
             if answer.more:
+                wanted = min(limit, BATCH)
                 asked = steady()
-                answer = yield ask(first)
+                answer = yield ask(wanted)
                 continue
             left = ends - steady()
             if left <= 0:
@@ -191,8 +191,9 @@ class QueueFlows:
             asked = steady()
             # Behind the token only one is asked for: should this process be stopped while it waits,
             # it holds no more than that.
-            answer = yield Waiting(ask(1), max(pause, 0.001))
-            rest = limit - 1
+            wanted = 1
+            answer = yield Waiting(ask(wanted), max(pause, 0.001))
+        rest = limit - wanted if len(answer.messages) == wanted else 0
         return (yield from self._secures(answer, asked, visibility_timeout, rest))
 
     def _lease(self, visibility_timeout: float | timedelta | None) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
-from support import raw_client
+from support import raw_client, wait_until
 
 from psmq import Bury, Delete, QueueManager, Release
 from psmq.errors import InvalidOption, MessageNotFound, QueueFull
@@ -103,3 +106,17 @@ def test_limits_are_checked_before_anything_is_sent(queue, limit):
         with pytest.raises(InvalidOption, match="limit"):
             queue.exchange([(queue.get(), Delete())], limit)
         assert queue.info().leased == 1
+
+
+def test_a_wait_that_meets_garbage_first_gives_no_more_than_was_asked_for(queue, raw_server):
+    """The one behind the token, and the rest behind it, are two together: also when the first look finds only garbage."""
+    got = []
+    thread = threading.Thread(target=lambda: got.extend(queue.get_many(2, wait=10)))
+    thread.start()
+    wait_until(lambda: queue.info().consumers > 0)
+    time.sleep(0.2)  # it waits now
+    raw_server.zadd(f"{queue._address.base}:ready", {f"garbage {number}": number for number in range(10)})
+    queue.push_many(numbered(5))
+    thread.join(20)
+    assert [message.data for message in got] == numbered(2)
+    assert queue.info().ready == 3
