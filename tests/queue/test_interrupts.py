@@ -211,7 +211,7 @@ def test_signals_at_any_moment_lose_nothing(queue):
             try:
                 signal.setitimer(signal.ITIMER_REAL, 0.0005 + number * 0.0001)
                 while True:
-                    if message := queue.get(wait=0.002, visibility_timeout=2):
+                    if message := queue.get(wait=0.002, visibility_timeout=60):
                         held.append(message)
             except KeyboardInterrupt:
                 pass
