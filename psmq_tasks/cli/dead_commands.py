@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from psmq_tasks.cli.dead_letter import BodyForm
     from psmq_tasks.inspection import DeadTask, Filter, Group
-    from psmq_tasks.inspection.flows import Key
+    from psmq_tasks.inspection.letters import Key
 
 __all__ = ["dead", "filters"]
 

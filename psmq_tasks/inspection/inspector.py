@@ -7,18 +7,20 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psmq.errors import PsmqError
-from psmq_tasks.inspection import flows, tracing
+from psmq_tasks.inspection import finding, letters, looking, mending, tracing
 from psmq_tasks.inspection.exchange import line_of
-from psmq_tasks.inspection.flows import Batch, Rest
+from psmq_tasks.inspection.mending import Batch
 from psmq_tasks.inspection.records import Filter
+from psmq_tasks.inspection.steps import Rest, names
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 
     from psmq import AsyncQueue, AsyncQueueManager, DeadLetter, Finding, Queue, QueueInfo, QueueManager, QueueStats
     from psmq_tasks.inspection.calls import Change
-    from psmq_tasks.inspection.flows import Ask, Key
+    from psmq_tasks.inspection.letters import Key
     from psmq_tasks.inspection.records import DeadTask, Group, Listing, Mended, QueuedMessage, WaitingRetry
+    from psmq_tasks.inspection.steps import Ask
     from psmq_tasks.inspection.tracing import Traced
     from psmq_tasks.inspection.workers import Worker
 
@@ -69,56 +71,56 @@ class Inspector:
 
     def queues(self) -> list[QueueInfo]:
         """Every queue's counts, ages, counters and settings, by name."""
-        return self._drive(flows.queues())
+        return self._drive(looking.queues())
 
     def stats(self, queue: str | None = None, minutes: int = 5) -> list[QueueStats]:
         """What a queue, or each, did in the last whole ``minutes`` (1 … 480) and the one that runs."""
-        return self._drive(flows.stats(queue, minutes))
+        return self._drive(looking.stats(queue, minutes))
 
     def workers(self) -> list[Worker]:
         """The workers that are there, by host and pid."""
-        return self._drive(flows.workers())
+        return self._drive(looking.workers())
 
     def diagnose(self) -> list[Finding]:
         """Is the server set up to keep messages, are the queues well, are calls signed? Reads only."""
-        return self._drive(flows.diagnose())
+        return self._drive(looking.diagnose())
 
     def audit(self, queue: str) -> list[Finding]:
         """Recount a queue's books, page by page."""
-        return self._drive(flows.audit(queue))
+        return self._drive(looking.audit(queue))
 
     def messages(self, queue: str, state: str = "ready", limit: int = 10) -> list[QueuedMessage]:
         """The first messages that are ready, delayed, leased or dead, in their order; nothing changes."""
-        return self._drive(flows.messages(queue, state, limit))
+        return self._drive(looking.messages(queue, state, limit))
 
     def retries(self, queue: str | None = None, limit: int | None = None) -> Listing[WaitingRetry]:
         """What waits for another attempt, next first, of one queue or all."""
-        return self._drive(flows.retries(queue, limit))
+        return self._drive(looking.retries(queue, limit))
 
     def dead(self, wanted: Filter = ANY) -> Iterator[DeadTask]:
         """The dead letters that fit, queue by queue, oldest burial first, in pages."""
-        for name in self._drive(flows.names(wanted.queue)):
-            page, after = self._drive(flows.fitting_page(name, wanted, None))
+        for name in self._drive(names(wanted.queue)):
+            page, after = self._drive(letters.fitting_page(name, wanted, None))
             yield from page
             while after is not None:
-                page, after = self._drive(flows.fitting_page(name, wanted, after))
+                page, after = self._drive(letters.fitting_page(name, wanted, after))
                 yield from page
 
     def newest_dead(self, wanted: Filter = ANY, limit: int = 50) -> Listing[DeadTask]:
         """The ``limit`` dead letters of all queues that were buried last, oldest first, and how many fit."""
-        return self._drive(flows.newest_dead(wanted, limit))
+        return self._drive(letters.newest_dead(wanted, limit))
 
     def count_dead(self, wanted: Filter = ANY) -> int:
         """How many dead letters fit."""
-        return self._drive(flows.count_dead(wanted))
+        return self._drive(letters.count_dead(wanted))
 
     def group_dead(self, wanted: Filter = ANY, by: Key = "error") -> list[Group]:
         """How many fit of each error, task, queue or reason, the most first."""
-        return self._drive(flows.group_dead(wanted, by))
+        return self._drive(letters.group_dead(wanted, by))
 
     def find(self, ending: str, queue: str | None = None) -> DeadTask:
         """The dead letter whose id ends like this. IdNotFound, IdAmbiguous."""
-        return self._drive(flows.dead_one(ending, queue))
+        return self._drive(finding.dead_one(ending, queue))
 
     def trace(self, ending: str, queue: str | None = None) -> Traced:
         """The life of a message: where it is, what failed, what its queue's event log tells. IdNotFound, IdAmbiguous.
@@ -136,23 +138,23 @@ class Inspector:
 
     def resolve(self, endings: Sequence[str], queue: str | None = None) -> list[tuple[str, str]]:
         """(queue, whole id) of dead letters. IdNotFound, IdAmbiguous: for the first that fits none or several."""
-        return self._drive(flows.resolve(endings, queue))
+        return self._drive(finding.resolve(endings, queue))
 
     def resolve_waiting(self, endings: Sequence[str], queue: str | None = None) -> list[tuple[str, str]]:
         """(queue, whole id) of messages that wait for their time. IdNotFound, IdAmbiguous."""
-        return self._drive(flows.resolve(endings, queue, "delayed"))
+        return self._drive(finding.resolve(endings, queue, "delayed"))
 
     def hasten(self, chosen: Sequence[tuple[str, str]]) -> Mended:
         """Make these (queue, id)s, which wait for another attempt or their delay, ready now."""
-        return self._drive(flows.mend_ids(_HASTENING, chosen))
+        return self._drive(mending.mend_ids(_HASTENING, chosen))
 
     def bury_waiting(self, chosen: Sequence[tuple[str, str]], reason: str) -> Mended:
         """Make these (queue, id)s, which wait, dead letters."""
-        return self._drive(flows.mend_ids(Batch("bury_waiting", {"reason": reason}), chosen))
+        return self._drive(mending.mend_ids(Batch("bury_waiting", {"reason": reason}), chosen))
 
     def redrive(self, chosen: Sequence[tuple[str, str]], *, keep_attempts: bool = False) -> Mended:
         """Make these (queue, id)s ready again, with their history; ``keep_attempts``: for one more attempt only."""
-        return self._drive(flows.mend_ids(_redriving(keep_attempts=keep_attempts), chosen))
+        return self._drive(mending.mend_ids(_redriving(keep_attempts=keep_attempts), chosen))
 
     def redrive_all(
         self,
@@ -167,40 +169,40 @@ class Inspector:
 
         ``on_batch`` is told how many, as it goes. Broken off at any moment, each letter is either dead or redriven.
         """
-        return self._drive(flows.mend_fitting(_redriving(keep_attempts=keep_attempts), wanted, limit, on_batch, rate))
+        return self._drive(mending.mend_fitting(_redriving(keep_attempts=keep_attempts), wanted, limit, on_batch, rate))
 
     def amend(self, letter: DeadTask, change: Change, *, redrive: bool = False) -> None:
         """Give a dead letter the arguments of ``Calls.change``; ``redrive``: and send it back, in the same step."""
-        self._drive(flows.amend(letter, change, redrive=redrive))
+        self._drive(mending.amend(letter, change, redrive=redrive))
 
     def export(self, wanted: Filter = ANY) -> Iterator[str]:
         """The dead letters that fit, each as a line from which ``adopt`` brings it back, in pages."""
-        for name in self._drive(flows.names(wanted.queue)):
+        for name in self._drive(names(wanted.queue)):
             after: DeadLetter | None = None
             more = True
             while more:
-                page, after = self._drive(flows.letters_page(name, wanted, after, data=True))
+                page, after = self._drive(letters.letters_page(name, wanted, after, data=True))
                 for letter in page:
                     yield line_of(letter)
                 more = after is not None
 
     def export_ids(self, chosen: Sequence[tuple[str, str]]) -> list[str]:
         """The same for these (queue, id)s; those that are gone are left out."""
-        return [line_of(letter) for letter in self._drive(flows.whole_letters(chosen))]
+        return [line_of(letter) for letter in self._drive(letters.whole_letters(chosen))]
 
     def adopt(self, letters: Sequence[DeadLetter]) -> int:
         """Bring letters (``letters_of`` reads them from lines) back into their queues. → how many were not there"""
-        return self._drive(flows.adopt(letters))
+        return self._drive(mending.adopt(letters))
 
     def purge(self, chosen: Sequence[tuple[str, str]]) -> Mended:
         """Delete these dead letters for good."""
-        return self._drive(flows.mend_ids(_PURGING, chosen))
+        return self._drive(mending.mend_ids(_PURGING, chosen))
 
     def purge_all(
         self, wanted: Filter = ANY, *, limit: int | None = None, on_batch: Callable[[int], None] | None = None
     ) -> Mended:
         """Delete what fits for good, oldest first, at most ``limit``."""
-        return self._drive(flows.mend_fitting(_PURGING, wanted, limit, on_batch))
+        return self._drive(mending.mend_fitting(_PURGING, wanted, limit, on_batch))
 
 
 class AsyncInspector:
@@ -236,58 +238,58 @@ class AsyncInspector:
 
     async def queues(self) -> list[QueueInfo]:
         """Every queue's counts, ages, counters and settings, by name."""
-        return await self._drive(flows.queues())
+        return await self._drive(looking.queues())
 
     async def stats(self, queue: str | None = None, minutes: int = 5) -> list[QueueStats]:
         """What a queue, or each, did in the last whole ``minutes`` (1 … 480) and the one that runs."""
-        return await self._drive(flows.stats(queue, minutes))
+        return await self._drive(looking.stats(queue, minutes))
 
     async def workers(self) -> list[Worker]:
         """The workers that are there, by host and pid."""
-        return await self._drive(flows.workers())
+        return await self._drive(looking.workers())
 
     async def diagnose(self) -> list[Finding]:
         """Is the server set up to keep messages, are the queues well, are calls signed? Reads only."""
-        return await self._drive(flows.diagnose())
+        return await self._drive(looking.diagnose())
 
     async def audit(self, queue: str) -> list[Finding]:
         """Recount a queue's books, page by page."""
-        return await self._drive(flows.audit(queue))
+        return await self._drive(looking.audit(queue))
 
     async def messages(self, queue: str, state: str = "ready", limit: int = 10) -> list[QueuedMessage]:
         """The first messages that are ready, delayed, leased or dead, in their order; nothing changes."""
-        return await self._drive(flows.messages(queue, state, limit))
+        return await self._drive(looking.messages(queue, state, limit))
 
     async def retries(self, queue: str | None = None, limit: int | None = None) -> Listing[WaitingRetry]:
         """What waits for another attempt, next first, of one queue or all."""
-        return await self._drive(flows.retries(queue, limit))
+        return await self._drive(looking.retries(queue, limit))
 
     async def dead(self, wanted: Filter = ANY) -> AsyncIterator[DeadTask]:
         """The dead letters that fit, queue by queue, oldest burial first, in pages."""
-        for name in await self._drive(flows.names(wanted.queue)):
-            page, after = await self._drive(flows.fitting_page(name, wanted, None))
+        for name in await self._drive(names(wanted.queue)):
+            page, after = await self._drive(letters.fitting_page(name, wanted, None))
             for found in page:
                 yield found
             while after is not None:
-                page, after = await self._drive(flows.fitting_page(name, wanted, after))
+                page, after = await self._drive(letters.fitting_page(name, wanted, after))
                 for found in page:
                     yield found
 
     async def newest_dead(self, wanted: Filter = ANY, limit: int = 50) -> Listing[DeadTask]:
         """The ``limit`` dead letters of all queues that were buried last, oldest first, and how many fit."""
-        return await self._drive(flows.newest_dead(wanted, limit))
+        return await self._drive(letters.newest_dead(wanted, limit))
 
     async def count_dead(self, wanted: Filter = ANY) -> int:
         """How many dead letters fit."""
-        return await self._drive(flows.count_dead(wanted))
+        return await self._drive(letters.count_dead(wanted))
 
     async def group_dead(self, wanted: Filter = ANY, by: Key = "error") -> list[Group]:
         """How many fit of each error, task, queue or reason, the most first."""
-        return await self._drive(flows.group_dead(wanted, by))
+        return await self._drive(letters.group_dead(wanted, by))
 
     async def find(self, ending: str, queue: str | None = None) -> DeadTask:
         """The dead letter whose id ends like this. IdNotFound, IdAmbiguous."""
-        return await self._drive(flows.dead_one(ending, queue))
+        return await self._drive(finding.dead_one(ending, queue))
 
     async def trace(self, ending: str, queue: str | None = None) -> Traced:
         """The life of a message: where it is, what failed, what its queue's event log tells. IdNotFound, IdAmbiguous.
@@ -305,23 +307,23 @@ class AsyncInspector:
 
     async def resolve(self, endings: Sequence[str], queue: str | None = None) -> list[tuple[str, str]]:
         """(queue, whole id) of dead letters. IdNotFound, IdAmbiguous: for the first that fits none or several."""
-        return await self._drive(flows.resolve(endings, queue))
+        return await self._drive(finding.resolve(endings, queue))
 
     async def resolve_waiting(self, endings: Sequence[str], queue: str | None = None) -> list[tuple[str, str]]:
         """(queue, whole id) of messages that wait for their time. IdNotFound, IdAmbiguous."""
-        return await self._drive(flows.resolve(endings, queue, "delayed"))
+        return await self._drive(finding.resolve(endings, queue, "delayed"))
 
     async def hasten(self, chosen: Sequence[tuple[str, str]]) -> Mended:
         """Make these (queue, id)s, which wait for another attempt or their delay, ready now."""
-        return await self._drive(flows.mend_ids(_HASTENING, chosen))
+        return await self._drive(mending.mend_ids(_HASTENING, chosen))
 
     async def bury_waiting(self, chosen: Sequence[tuple[str, str]], reason: str) -> Mended:
         """Make these (queue, id)s, which wait, dead letters."""
-        return await self._drive(flows.mend_ids(Batch("bury_waiting", {"reason": reason}), chosen))
+        return await self._drive(mending.mend_ids(Batch("bury_waiting", {"reason": reason}), chosen))
 
     async def redrive(self, chosen: Sequence[tuple[str, str]], *, keep_attempts: bool = False) -> Mended:
         """Make these (queue, id)s ready again, with their history; ``keep_attempts``: for one more attempt only."""
-        return await self._drive(flows.mend_ids(_redriving(keep_attempts=keep_attempts), chosen))
+        return await self._drive(mending.mend_ids(_redriving(keep_attempts=keep_attempts), chosen))
 
     async def redrive_all(
         self,
@@ -337,38 +339,38 @@ class AsyncInspector:
         ``on_batch`` is told how many, as it goes. Broken off at any moment, each letter is either dead or redriven.
         """
         return await self._drive(
-            flows.mend_fitting(_redriving(keep_attempts=keep_attempts), wanted, limit, on_batch, rate)
+            mending.mend_fitting(_redriving(keep_attempts=keep_attempts), wanted, limit, on_batch, rate)
         )
 
     async def amend(self, letter: DeadTask, change: Change, *, redrive: bool = False) -> None:
         """Give a dead letter the arguments of ``Calls.change``; ``redrive``: and send it back, in the same step."""
-        await self._drive(flows.amend(letter, change, redrive=redrive))
+        await self._drive(mending.amend(letter, change, redrive=redrive))
 
     async def export(self, wanted: Filter = ANY) -> AsyncIterator[str]:
         """The dead letters that fit, each as a line from which ``adopt`` brings it back, in pages."""
-        for name in await self._drive(flows.names(wanted.queue)):
+        for name in await self._drive(names(wanted.queue)):
             after: DeadLetter | None = None
             more = True
             while more:
-                page, after = await self._drive(flows.letters_page(name, wanted, after, data=True))
+                page, after = await self._drive(letters.letters_page(name, wanted, after, data=True))
                 for letter in page:
                     yield line_of(letter)
                 more = after is not None
 
     async def export_ids(self, chosen: Sequence[tuple[str, str]]) -> list[str]:
         """The same for these (queue, id)s; those that are gone are left out."""
-        return [line_of(letter) for letter in await self._drive(flows.whole_letters(chosen))]
+        return [line_of(letter) for letter in await self._drive(letters.whole_letters(chosen))]
 
     async def adopt(self, letters: Sequence[DeadLetter]) -> int:
         """Bring letters (``letters_of`` reads them from lines) back into their queues. → how many were not there"""
-        return await self._drive(flows.adopt(letters))
+        return await self._drive(mending.adopt(letters))
 
     async def purge(self, chosen: Sequence[tuple[str, str]]) -> Mended:
         """Delete these dead letters for good."""
-        return await self._drive(flows.mend_ids(_PURGING, chosen))
+        return await self._drive(mending.mend_ids(_PURGING, chosen))
 
     async def purge_all(
         self, wanted: Filter = ANY, *, limit: int | None = None, on_batch: Callable[[int], None] | None = None
     ) -> Mended:
         """Delete what fits for good, oldest first, at most ``limit``."""
-        return await self._drive(flows.mend_fitting(_PURGING, wanted, limit, on_batch))
+        return await self._drive(mending.mend_fitting(_PURGING, wanted, limit, on_batch))

@@ -10,14 +10,14 @@ from psmq import Event, MessageRecord, id_time
 from psmq.errors import QueueNotFound
 from psmq_tasks.errors import IdAmbiguous, IdNotFound
 from psmq_tasks.history import Failure
-from psmq_tasks.inspection.flows import _HEADS, _ID_LENGTH, _MOST_CANDIDATES, ask, names
 from psmq_tasks.inspection.records import _or, _Seen, _seen, _time, plain
+from psmq_tasks.inspection.steps import HEADS, ID_LENGTH, MOST_CANDIDATES, ask, names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from psmq import Message, Trace
-    from psmq_tasks.inspection.flows import Steps
+    from psmq_tasks.inspection.steps import Steps
 
 __all__ = ["Traced", "again", "trace"]
 
@@ -77,9 +77,9 @@ def trace(ending: str, queue: str | None) -> Steps[Traced]:
     digits = ending.lstrip("….")
     where = f"queue {queue!r}" if queue is not None else "any queue"
     searched = (yield from names(queue)) if digits else []
-    ids = [digits] if len(digits) == _ID_LENGTH else (yield from _candidates(digits, searched))
+    ids = [digits] if len(digits) == ID_LENGTH else (yield from _candidates(digits, searched))
     if len(ids) > 1:
-        raise IdAmbiguous(ending, tuple(ids)[:_MOST_CANDIDATES])
+        raise IdAmbiguous(ending, tuple(ids)[:MOST_CANDIDATES])
     for message_id in ids:
         places = [(name, 0) for name in searched]
         looks = yield from _look(message_id, places)
@@ -101,7 +101,7 @@ def _candidates(digits: str, searched: Sequence[str]) -> Steps[list[str]]:
     for name in searched:
         for state in _STATES:
             after: MessageRecord | None = None
-            while page := (yield ask(name, "messages", state=state, limit=_HEADS, after=after, data=False)):
+            while page := (yield ask(name, "messages", state=state, limit=HEADS, after=after, data=False)):
                 page_: list[Message] = page
                 after = page_[-1].record
                 found |= dict.fromkeys(m.message_id for m in page_ if m.message_id.endswith(digits))
