@@ -17,6 +17,7 @@ from psmq.queue import Message, Queue
 from psmq.settlement import Bury, Delete, Release, Settlement
 from psmq.stats import QueueStats
 from psmq.traces import Event, Trace
+from psmq.transfers import Transfer
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ __all__ = [
     "Release",
     "Settlement",
     "Trace",
+    "Transfer",
     "draw_randoms",
     "errors",
     "id_random",

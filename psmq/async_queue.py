@@ -15,8 +15,9 @@ from psmq.bound import Held, MessageFields
 from psmq.commands import Address, Delivered, NewMessage, State
 from psmq.config import QueueConfig, milliseconds
 from psmq.errors import PsmqError
-from psmq.flows import Interrupted, Pause, QueueFlows, Request, Waiting
+from psmq.flows import Interrupted, Pause, QueueFlows, Request, Waiting, clock_override
 from psmq.settlement import Bury, Delete, Release, Settlement
+from psmq.transfers import At
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from psmq.message import DeadLetter, MessageRecord, QueueInfo
     from psmq.stats import QueueStats
     from psmq.traces import Trace
+    from psmq.transfers import Transfer
 
 __all__ = ["AsyncMessage", "AsyncQueue"]
 
@@ -74,6 +76,8 @@ class AsyncQueue(QueueFlows):
             return await self._link.run(request.command, clock=self._clock(), wake=request.seconds)
         if isinstance(request, Pause):
             return await asyncio.sleep(request.seconds)
+        if isinstance(request, At):
+            return await self._link.run(request.command, clock=clock_override() if request.test else "")
         return await self._link.run(request, clock=self._clock())
 
     async def _drive(self, steps: Generator[Request, Any, Any]) -> Any:
@@ -260,6 +264,31 @@ class AsyncQueue(QueueFlows):
         """
         count: int = await self._drive(self._redrives(ids, keep_count=keep_count))
         return count
+
+    async def transfer(
+        self,
+        ids: Iterable[str],
+        to: str,
+        *,
+        keep_count: bool = False,
+        rewrite: Callable[[DeadLetter], bytes] | None = None,
+    ) -> Transfer:
+        """Redrive dead letters into another queue. → which are done, which stayed dead and why, which were gone
+
+        Id, data, metadata, priority and history go along; ``rewrite`` gives the copy other data, and whatever PsmqError
+        it raises keeps the letter. Broken off at any moment each is in one place, or on its way and not to be had:
+        then ``finish_transfers`` completes it. QueueNotFound: there is no queue ``to``.
+        """
+        result: Transfer = await self._drive(self._transfers(ids, to, keep_count=keep_count, rewrite=rewrite))
+        return result
+
+    async def finish_transfers(self, other: str | None = None) -> list[str]:
+        """Complete transfers from or to this queue that were broken off. → ids that are where they should be now
+
+        ``other``: only those to or from that queue.
+        """
+        ids: list[str] = await self._drive(self._finishes_transfers(other))
+        return ids
 
     async def hasten(self, ids: Iterable[str]) -> int:
         """Make delayed messages ready now, uncounted. → how many

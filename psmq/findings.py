@@ -15,11 +15,18 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "audit"]
 
 Level = Literal["fine", "advice", "problem"]
+Move = Literal["departing", "departed", "arriving"]
 
 #: ids that a finding names
 _NAMED: Final = 3
 _PLACES: Final = ("ready", "suspects", "delayed", "leased", "dead")
-_PARTS: Final = ("messages", "state", "reasons", "failures", "expiring", *_PLACES)
+_PARTS: Final = ("messages", "state", "reasons", "failures", "expiring", "departing", "arriving", *_PLACES)
+#: part → what it says of so many letters and another queue
+_MOVES: Final[dict[Move, str]] = {
+    "departing": "were to go to queue {other!r}, and are dead here as before",
+    "departed": "went to queue {other!r}, and are not to be had there yet",
+    "arriving": "came from queue {other!r}, and are not to be had yet",
+}
 _BUG: Final = "tell us, with this line: it should not be possible"
 #: problem of a message → what it means, what to do
 _MESSAGES: Final = {
@@ -70,9 +77,12 @@ def audit(address: Address) -> Generator[Any, Any, list[Finding]]:
         else:
             message = f"{part} of {len(ids)} messages that are not there ({named})"
             found.append(Finding("problem", subject, message, _BUG))
+    for move in _MOVES:
+        if totals[move]:
+            found += yield from _moving(address, move)
     held = sum(totals[place] for place in _PLACES)
-    came = totals["sent"] + totals["imported"]
-    went = sum(totals[counter] for counter in ("deleted", "popped", "expired", "purged"))
+    came = sum(totals[counter] for counter in ("sent", "imported", "arrived"))
+    went = sum(totals[counter] for counter in ("deleted", "popped", "expired", "purged", "departed"))
     if came != went + held:
         message = f"{came} came in, but {went} left and {held} are there: {came - went - held:+d} are not accounted for"
         found.append(Finding("problem", subject, message, "was the server's data restored from a backup, or edited?"))
@@ -80,3 +90,19 @@ def audit(address: Address) -> Generator[Any, Any, list[Finding]]:
         message = f"the books are right: {came} came in, {went} left, {held} are there"
         found.append(Finding("fine", subject, message))
     return found
+
+
+def _moving(address: Address, move: Move) -> Generator[Any, Any, list[Finding]]:
+    """What is on its way from or to other queues: for a moment, or because a redrive was broken off."""
+    ids: dict[str, set[str]] = {}
+    cursor = ""
+    while cursor != "0":
+        cursor, rows = yield commands.transfers(address, move, cursor or "0")
+        for message_id, _, other in rows:
+            ids.setdefault(other, set()).add(message_id)
+    fix = f"if no redrive is under way: psmq dead redrive --unfinished -q {address.name}"
+    subject = f"queue {address.name}"
+    return [
+        Finding("advice", subject, f"{len(found)} dead letters {_MOVES[move].format(other=other)}", fix)
+        for other, found in sorted(ids.items())
+    ]

@@ -26,6 +26,7 @@ from psmq.errors import (
     ServerUnsuitable,
 )
 from psmq.settlement import Release
+from psmq.transfers import At, Transfer, finish, transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -53,7 +54,7 @@ class Pause(NamedTuple):
     seconds: float
 
 
-Request = Command[Any] | Plain[Any] | Waiting | Pause
+Request = Command[Any] | Plain[Any] | Waiting | Pause | At
 
 
 class Interrupted(Exception):  # a signal between driver and flow, never seen outside
@@ -353,6 +354,14 @@ class QueueFlows:
             count: int = yield commands.redrive(self._address, part, keep_count=keep_count)
             total += count
         return total
+
+    def _transfers(
+        self, ids: Iterable[str], to: str, *, keep_count: bool, rewrite: Callable[[DeadLetter], bytes] | None
+    ) -> Generator[Request, Any, Transfer]:
+        return (yield from transfer(self._address, to, _distinct(ids), keep_count=keep_count, rewrite=rewrite))
+
+    def _finishes_transfers(self, other: str | None) -> Generator[Request, Any, list[str]]:
+        return (yield from finish(self._address, other))
 
     def _hastens(self, ids: Iterable[str]) -> Generator[Request, Any, int]:
         total = 0

@@ -34,6 +34,7 @@ ORDER: Final = (
     "amending",
     "settling",
     "push",
+    "transferring",
     "messages",
     "reading",
     "tracing",

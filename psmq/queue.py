@@ -14,9 +14,10 @@ from psmq.bound import Held, MessageFields
 from psmq.commands import BATCH, Address, Delivered, NewMessage, State, push_size
 from psmq.config import QueueConfig, milliseconds
 from psmq.errors import PsmqError
-from psmq.flows import Interrupted, Pause, QueueFlows, Request, Waiting
+from psmq.flows import Interrupted, Pause, QueueFlows, Request, Waiting, clock_override
 from psmq.gathering import Ahead
 from psmq.settlement import Bury, Delete, Release, Settlement
+from psmq.transfers import At
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from psmq.message import DeadLetter, MessageRecord, QueueInfo
     from psmq.stats import QueueStats
     from psmq.traces import Trace
+    from psmq.transfers import Transfer
 
 __all__ = ["Message", "Queue"]
 
@@ -72,6 +74,8 @@ class Queue(QueueFlows):
             return self._link.run(request.command, clock=self._clock(), wake=request.seconds)
         if isinstance(request, Pause):
             return time.sleep(request.seconds)
+        if isinstance(request, At):
+            return self._link.run(request.command, clock=clock_override() if request.test else "")
         return self._link.run(request, clock=self._clock())
 
     def _drive(self, steps: Generator[Request, Any, Any]) -> Any:
@@ -259,6 +263,31 @@ class Queue(QueueFlows):
         """
         count: int = self._drive(self._redrives(ids, keep_count=keep_count))
         return count
+
+    def transfer(
+        self,
+        ids: Iterable[str],
+        to: str,
+        *,
+        keep_count: bool = False,
+        rewrite: Callable[[DeadLetter], bytes] | None = None,
+    ) -> Transfer:
+        """Redrive dead letters into another queue. → which are done, which stayed dead and why, which were gone
+
+        Id, data, metadata, priority and history go along; ``rewrite`` gives the copy other data, and whatever PsmqError
+        it raises keeps the letter. Broken off at any moment each is in one place, or on its way and not to be had:
+        then ``finish_transfers`` completes it. QueueNotFound: there is no queue ``to``.
+        """
+        result: Transfer = self._drive(self._transfers(ids, to, keep_count=keep_count, rewrite=rewrite))
+        return result
+
+    def finish_transfers(self, other: str | None = None) -> list[str]:
+        """Complete transfers from or to this queue that were broken off. → ids that are where they should be now
+
+        ``other``: only those to or from that queue.
+        """
+        ids: list[str] = self._drive(self._finishes_transfers(other))
+        return ids
 
     def hasten(self, ids: Iterable[str]) -> int:
         """Make delayed messages ready now, uncounted. → how many

@@ -149,6 +149,8 @@ COUNTERS: Final = (
     "expired",
     "purged",
     "imported",
+    "departed",
+    "arrived",
 )
 
 

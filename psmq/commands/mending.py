@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from psmq import errors
-from psmq.commands.request import STATES, Address, Command, State, as_bytes, bounded_reason, checked_ids, optional_bytes
-from psmq.message import DeadLetter, pack_metadata
+from psmq.commands.request import (
+    STATES,
+    Address,
+    Command,
+    State,
+    as_bytes,
+    bounded_reason,
+    checked_ids,
+    optional_bytes,
+    texts,
+)
+from psmq.message import DeadLetter, MessageRecord, pack_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,7 +67,71 @@ def adopt(address: Address, letters: Sequence[DeadLetter]) -> Command[int]:
     args: list[bytes | str | int] = []
     for letter in letters:
         message = letter.message
-        history = b"".join(b"%d:%b," % (len(record), record) for record in letter.failures)
         args += (message.message_id, message.score, message.retrieval_count, message.value)
-        args += (bounded_reason(letter.reason), history)
+        args += (bounded_reason(letter.reason), _packed(letter.failures))
     return Command("adopt", address, args, int)
+
+
+# --- transfers, in the order of lua/transferring.lua; ids: 1 … 100
+
+
+def depart(address: Address, target: str, ids: Sequence[str]) -> Command[str]:
+    """Mark dead letters for a transfer. → its token; MessageNotFound if one is not dead, and nothing was done"""
+    return Command("depart", address, (target, *checked_ids(ids)), bytes.decode)
+
+
+def arrive(
+    address: Address,
+    token: str,
+    source: str,
+    letters: Sequence[tuple[MessageRecord, bytes, Sequence[bytes]]],
+    *,
+    keep_count: bool,
+) -> Command[list[str]]:
+    """Store hidden copies: of each a record, its new stored value, its history. → a word for each"""
+    args: list[bytes | str | int] = [token, source, "1" if keep_count else ""]
+    for message, value, failures in letters:
+        args += (message.message_id, message.retrieval_count, message.first_ms, value, _packed(failures))
+    return Command("arrive", address, args, texts)
+
+
+def leave(address: Address, token: str, target: str, ids: Sequence[str]) -> Command[list[str]]:
+    """Give up the letters that are still marked with this token. → their ids"""
+    return Command("leave", address, (token, target, *checked_ids(ids)), texts)
+
+
+def admit(address: Address, source: str, verdicts: Sequence[tuple[str, str, bool]]) -> Command[int]:
+    """Make copies ready, or drop them: of each its id, its token, whether it left. → how many became ready"""
+    args = [word for message_id, token, left in verdicts for word in (message_id, token, "1" if left else "")]
+    return Command("admit", address, (source, *args), int, numbered=False)
+
+
+def recall(address: Address, marks: Sequence[tuple[str, str]]) -> Command[list[str]]:
+    """End attempts, by id and token, that did not leave yet. → left or back for each"""
+    return Command("recall", address, [word for mark in marks for word in mark], texts, numbered=False)
+
+
+def forget_departed(address: Address, marks: Sequence[tuple[str, str]]) -> Command[int]:
+    """Drop the notes, by id and token, of letters that were admitted. → how many"""
+    return Command("forget_departed", address, [word for mark in marks for word in mark], int, numbered=False)
+
+
+def transfers(
+    address: Address, part: Literal["departing", "departed", "arriving"], cursor: str
+) -> Command[tuple[str, list[tuple[str, str, str]]]]:
+    """A page of what is on its way. → the next cursor, "0" at the end; id, token, the other queue …"""
+
+    def parse(reply: Any) -> tuple[str, list[tuple[str, str, str]]]:
+        cursor, *words = texts(reply)
+        return cursor, [(words[at], *_note(words[at + 1])) for at in range(0, len(words), 2)]
+
+    return Command("transfers", address, (part, cursor), parse, numbered=False)
+
+
+def _note(text: str) -> tuple[str, str]:
+    token, _, queue = text.partition(" ")
+    return token, queue
+
+
+def _packed(failures: Sequence[bytes]) -> bytes:
+    return b"".join(b"%d:%b," % (len(record), record) for record in failures)

@@ -36,6 +36,7 @@ function amending.amend(ks, argv)
     if not redis.call('ZSCORE', k.dead, id) then
         return errors.refuse('MESSAGE_NOT_FOUND', string.sub(id, 1, 40) .. ' dead')
     end
+    redis.call('HDEL', k.departing, id)
     redis.call('HSET', k.messages, id, with_body(redis.call('HGET', k.messages, id), metadata, body))
     dead.note(call, id, record)
     events.note(call, 'amended', id)

@@ -4,11 +4,14 @@ local auditing = {}
 -- members in a page, and bytes of messages in one
 local page, most_bytes = 100, 262144
 local places = { 'ready', 'suspects', 'delayed', 'leased', 'dead' }
-local counted = { 'sent', 'imported', 'deleted', 'popped', 'expired', 'purged' }
+local counted = { 'sent', 'imported', 'arrived', 'deleted', 'popped', 'expired', 'purged', 'departed' }
+-- letters on their way from or to other queues
+local moves = { 'departing', 'departed', 'arriving' }
 -- part -> the command that walks it
 local walks = {
     messages = 'HSCAN', state = 'HSCAN', reasons = 'HSCAN', failures = 'HSCAN', expiring = 'ZSCAN',
-    ready = 'ZSCAN', suspects = 'ZSCAN', delayed = 'ZSCAN', leased = 'ZSCAN', dead = 'ZSCAN',
+    ready = 'ZSCAN', suspects = 'ZSCAN', delayed = 'ZSCAN', leased = 'ZSCAN', dead = 'ZSCAN', departing = 'HSCAN',
+    arriving = 'HSCAN',
 }
 
 local function totals(call)
@@ -16,6 +19,10 @@ local function totals(call)
     for _, place in ipairs(places) do
         reply[#reply + 1] = place
         reply[#reply + 1] = redis.call('ZCARD', call.k[place])
+    end
+    for _, part in ipairs(moves) do
+        reply[#reply + 1] = part
+        reply[#reply + 1] = redis.call('HLEN', call.k[part])
     end
     for index, count in ipairs(redis.call('HMGET', call.k.base, unpack(counted))) do
         reply[#reply + 1] = counted[index]
@@ -31,6 +38,9 @@ local function examine(call, ids, values, reply)
         for index, score in ipairs(redis.call('ZMSCORE', call.k[place], unpack(ids))) do
             found[index] = (found[index] or 0) + (score and 1 or 0)
         end
+    end
+    for index, note in ipairs(redis.call('HMGET', call.k.arriving, unpack(ids))) do
+        found[index] = found[index] + (note and 1 or 0)
     end
     for index, id in ipairs(ids) do
         local problem
@@ -52,7 +62,7 @@ end
 
 -- psmq_v1_audit: one page of the recount.
 -- argv: clock, revision, part (totals, or a key of the queue: messages state reasons failures expiring ready suspects
---   delayed leased dead), cursor ('0' at first)
+--   delayed leased dead departing arriving), cursor ('0' at first)
 -- returns { next cursor ('0' at the end), problem, id … }: nowhere | twice | damaged | state for messages, orphan for
 --   what is kept of a message that is not there; for totals { '0', name, number … }
 function auditing.audit(ks, argv)

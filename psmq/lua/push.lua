@@ -105,9 +105,10 @@ local function unseen(items, stands)
     return count
 end
 
-local function length(k)
-    return redis.call('ZCARD', k.ready) + redis.call('ZCARD', k.suspects)
-        + redis.call('ZCARD', k.delayed) + redis.call('ZCARD', k.leased)
+-- What counts for max_length.
+function push.length(k)
+    return redis.call('ZCARD', k.ready) + redis.call('ZCARD', k.suspects) + redis.call('ZCARD', k.delayed)
+        + redis.call('ZCARD', k.leased) + redis.call('HLEN', k.arriving)
 end
 
 -- psmq_v1_push: stores 1 to 1000 messages, all or none.
@@ -134,9 +135,9 @@ function push.push(ks, argv)
     if not items then return largest end
     local stands, opened = standing(call, names), {}
     local added = queue.max_length and unseen(items, stands)
-    if added and length(k) + added > queue.max_length then
+    if added and push.length(k) + added > queue.max_length then
         moving.catch_up(call)
-        if length(k) + added > queue.max_length then
+        if push.length(k) + added > queue.max_length then
             calls.close(call)
             return errors.refuse('QUEUE_FULL', entries.integer(queue.max_length))
         end

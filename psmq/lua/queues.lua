@@ -171,7 +171,7 @@ function queues.purge(ks, argv)
         for _, id in ipairs(ids) do
             batch.drop(call.writes, 'ZREM', k[part], id)
             batch.drop(call.writes, 'ZREM', k.expiring, id)
-            for _, hash in ipairs({ k.messages, k.state, k.failures, k.reasons }) do
+            for _, hash in ipairs({ k.messages, k.state, k.failures, k.reasons, k.departing }) do
                 batch.drop(call.writes, 'HDEL', hash, id)
             end
         end

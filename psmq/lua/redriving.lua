@@ -1,8 +1,7 @@
 -- Back into circulation.
 local redriving = {}
 
--- What keeps one of these ids from being redriven: an id and what it is not; nil when nothing does.
-local function obstacle(call, ids)
+local function unfit(call, ids)
     local buried = redis.call('ZMSCORE', call.k.dead, unpack(ids))
     for index, id in ipairs(ids) do
         if not buried[index] then
@@ -11,6 +10,15 @@ local function obstacle(call, ids)
         if redis.call('HEXISTS', call.k.messages, id) == 0 then
             return id, 'readable'
         end
+    end
+end
+
+-- What keeps one of these ids from being sent back: an id and what it is not; nil when nothing does.
+function redriving.obstacle(call, ids)
+    if unfit(call, ids) then
+        -- Reads show as dead what the next get would bury.
+        moving.catch_up(call)
+        return unfit(call, ids)
     end
 end
 
@@ -30,6 +38,7 @@ function redriving.again(call, id, state, keep_count)
     end
     batch.drop(writes, 'ZREM', k.dead, id)
     batch.drop(writes, 'HDEL', k.reasons, id)
+    batch.drop(writes, 'HDEL', k.departing, id)
     batch.put(writes, 'ZADD', k.ready, place, id)
     batch.put(writes, 'HSET', k.state, id, entries.text(again))
     events.note(call, 'redriven', id)
@@ -50,14 +59,10 @@ function redriving.redrive(ks, argv)
         return tonumber(call.answered)
     end
     local ids = { unpack(argv, 7) }
-    if obstacle(call, ids) then
-        -- Reads show as dead what the next get would bury.
-        moving.catch_up(call)
-        local id, what = obstacle(call, ids)
-        if id then
-            calls.close(call)
-            return errors.refuse('MESSAGE_NOT_FOUND', string.sub(id, 1, 40) .. ' ' .. what)
-        end
+    local id, what = redriving.obstacle(call, ids)
+    if id then
+        calls.close(call)
+        return errors.refuse('MESSAGE_NOT_FOUND', string.sub(id, 1, 40) .. ' ' .. what)
     end
     local chosen, count = {}, 0
     for index, state in ipairs(batch.fetch(call.k.state, ids)) do

@@ -67,6 +67,7 @@ local function delete(call, ids)
             redis.call('ZREM', key, unpack(ids))
         end
         redis.call('HDEL', k.reasons, unpack(ids))
+        redis.call('HDEL', k.departing, unpack(ids))
     end
     calls.count(call, 'deleted', #ids)
     events.note(call, 'deleted', ids)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from psmq_tasks.cli.completing import dead_ids
+from psmq_tasks.cli.completing import dead_ids, queue_names
 from psmq_tasks.cli.dead_commands import dead, filters
 from psmq_tasks.cli.options import (
     Number,
@@ -19,12 +20,13 @@ from psmq_tasks.cli.options import (
     place_options,
     yes_option,
 )
-from psmq_tasks.cli.showing import print_json, progress
+from psmq_tasks.cli.running import FAILED, ExitWith
+from psmq_tasks.cli.showing import print_json, printable, progress, tail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from psmq_tasks.inspection import Filter, Inspector, Mended
+    from psmq_tasks.inspection import Calls, Filter, Inspector, Mended
 
 __all__ = ["purge", "redrive"]
 
@@ -54,11 +56,21 @@ def choosing(verb: str) -> Callable[[F], F]:
 class _Choice:
     """What a redrive or purge was asked to act on."""
 
-    def __init__(self, inspector: Inspector, ids: tuple[str, ...], wanted: Filter, limit: int | None) -> None:
+    def __init__(
+        self,
+        inspector: Inspector,
+        ids: tuple[str, ...],
+        wanted: Filter,
+        limit: int | None,
+        finished: Sequence[str] = (),
+    ) -> None:
+        """``finished``: whole ids that an earlier run had begun, and that are done by now."""
         self.inspector = inspector
         self.wanted = wanted
         self.limit = limit
-        self.chosen = inspector.resolve(ids, wanted.queue) if ids else None
+        left = [ending for ending in ids if not any(one.endswith(ending.lstrip("….")) for one in finished)]
+        self.finished = len(ids) - len(left)
+        self.chosen = (inspector.resolve(left, wanted.queue) if left else []) if ids else None
 
     @cached_property
     def count(self) -> int:
@@ -90,26 +102,45 @@ def _check(ids: tuple[str, ...], wanted: Filter, *, all_: bool, limit: int | Non
         )
 
 
-def _report(choice: _Choice, done: str, mended: Mended | None, *, as_json: bool) -> None:
+def _report(choice: _Choice, done: str, mended: Mended | None, *, as_json: bool, to: str | None = None) -> None:
     """``mended`` None: it was a dry run."""
     gone = list(mended.gone) if mended else []
-    found = mended.done + len(gone) if mended else choice.count
+    stayed = mended.stayed if mended else {}
+    count = choice.finished + mended.done if mended else 0
+    found = count + len(gone) + len(stayed) if mended else choice.count
+    there = "" if to is None else f" to queue {to!r}"
     if as_json:
-        print_json({done: mended.done if mended else 0, "found": found, "gone": gone, "dry_run": mended is None})
+        why = {} if to is None else {"to": to, "stayed": stayed}
+        print_json({done: count, "found": found, "gone": gone, "dry_run": mended is None, **why})
     elif not found:
         click.echo(f"No dead letters fit: nothing is {done}.")
     elif mended is None:
-        click.echo(f"{choice} would be {done}.")
+        click.echo(f"{choice} would be {done}{there}.")
     else:
-        words = "1 dead letter" if mended.done == 1 else f"{mended.done} dead letters"
-        click.echo(f"{words} {done}.")
+        words = "1 dead letter" if count == 1 else f"{count} dead letters"
+        click.echo(f"{words} {done}{there}.")
         if mended.gone:
             click.echo(f"{len(mended.gone)} had gone before: someone else was faster.", err=True)
+        for reason, number in Counter(stayed.values()).most_common():
+            example = next(one for one, why in stayed.items() if why == reason)
+            click.echo(printable(f"{number} stay dead ({tail(example)}): {reason}"), err=True)
+
+
+def _show_finished(finished: list[str], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"finished": finished})
+        return
+    if not finished:
+        click.echo("No redrive to another queue was broken off.")
+    else:
+        click.echo(f"{len(finished)} dead letters are where they were sent to.")
 
 
 @dead.command()
+@click.option("--to", metavar="QUEUE", help="Into this queue, signed anew.", shell_complete=queue_names)
 @click.option("--keep-attempts", is_flag=True, help="Do not count anew: one more attempt only.")
 @click.option("--rate", type=Rate(), metavar="NUMBER", help="At most so many in a second.")
+@click.option("--unfinished", is_flag=True, help="Only complete what was broken off on its way to another queue.")
 @choosing("Redrive")
 def redrive(
     place: Place,
@@ -121,32 +152,66 @@ def redrive(
     dry_run: bool,
     yes: bool,
     as_json: bool,
+    to: str | None,
     keep_attempts: bool,
     rate: float | None,
+    unfinished: bool,
 ) -> None:
     """Send dead letters back to work (requeue, retry, replay).
 
     They are ready again in their queue, with the same id and their history; attempts count anew. It may be broken off
     at any moment: each letter is then either dead or ready, and the same command goes on with the rest.
     """
-    _check(ids, wanted, all_=all_, limit=limit, verb="redrive")
+    if not unfinished:
+        _check(ids, wanted, all_=all_, limit=limit, verb="redrive")
+    elif ids or all_ or not wanted.is_empty:
+        raise click.UsageError("--unfinished goes with --queue only", click.get_current_context())
     with place.inspector() as inspector:
-        choice = _Choice(inspector, ids, wanted, limit)
+        if to is not None:
+            inspector.manager.queue_info(to)  # it must be there
+        finished: list[str] = []
+        if unfinished or (to is not None and not dry_run):
+            finished = [one for _, one in inspector.finish_transfers(wanted.queue)]
+        if unfinished:
+            _show_finished(finished, as_json=as_json)
+            return
+        if finished and not ids:
+            click.echo(f"{len(finished)} that an earlier redrive had begun are there now.", err=True)
+        choice = _Choice(inspector, ids, wanted, limit, finished)
         mended: Mended | None = None
         if not dry_run:
+            calls = None if to is None else _calls(place)
             if choice.chosen is not None:
-                mended = inspector.redrive(choice.chosen, keep_attempts=keep_attempts)
+                mended = inspector.redrive(choice.chosen, to=to, calls=calls, keep_attempts=keep_attempts)
             else:
                 if not yes and choice.count:
-                    confirm(f"Redrive {choice}?", yes=yes)
+                    confirm(f"Redrive {choice}{'' if to is None else f' to queue {to!r}'}?", yes=yes)
                 with progress("redriving", choice.estimate) as on_batch:
                     mended = inspector.redrive_all(
-                        wanted, limit=limit, keep_attempts=keep_attempts, rate=rate, on_batch=on_batch
+                        wanted,
+                        to=to,
+                        calls=calls,
+                        limit=limit,
+                        keep_attempts=keep_attempts,
+                        rate=rate,
+                        on_batch=on_batch,
                     )
-        _report(choice, "redriven", mended, as_json=as_json)
+        _report(choice, "redriven", mended, as_json=as_json, to=to)
         for name in mended.queues if mended else ():
             if not inspector.manager.queue_info(name).consumers:
                 click.echo(f"Nothing serves queue {name!r} now: start a worker (psmq-worker APP).", err=True)
+        if mended and mended.stayed:
+            raise ExitWith(FAILED)
+
+
+def _calls(place: Place) -> Calls | None:
+    """The key that vouches for calls in their new queue; None: there is none here, and none may be needed."""
+    from psmq_tasks.errors import SecretMissing
+
+    try:
+        return place.calls()
+    except SecretMissing:
+        return None
 
 
 @dead.command()

@@ -28,6 +28,7 @@ from psmq_tasks.payload import SealedCall, dump_call, dump_json, load_call, open
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from psmq import DeadLetter
     from psmq_tasks.envelope import Keyring
     from psmq_tasks.inspection.records import DeadTask
 
@@ -136,6 +137,15 @@ class Calls:
         what = "its arguments" if hidden else f"({before}) is now ({shown})"
         assert letter.data is not None
         return Change(data, metadata, _note(letter, what, by, letter.data if keep_original else b""), shown)
+
+    def moved(self, letter: DeadLetter, to: str) -> bytes:
+        """The data of a letter, signed for another queue; nothing is unpickled. What carries no signature is unchanged.
+
+        ForgedPayload: not signed with this key, so this key will not vouch for it elsewhere.
+        """
+        message = letter.message
+        random = id_random(message.message_id)
+        return self._keyring.moved("task", self._namespace, message.queue_name, to, random, message.data)
 
     def _place(self, letter: DeadTask) -> dict[str, Any]:
         return {"namespace": self._namespace, "queue": letter.queue, "random": id_random(letter.id)}

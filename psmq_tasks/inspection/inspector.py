@@ -7,9 +7,11 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psmq.errors import PsmqError
+from psmq_tasks.envelope import Keyring
 from psmq_tasks.inspection import finding, letters, looking, mending, tracing
+from psmq_tasks.inspection.calls import Calls
 from psmq_tasks.inspection.exchange import line_of
-from psmq_tasks.inspection.mending import Batch
+from psmq_tasks.inspection.mending import Batch, Transferring
 from psmq_tasks.inspection.records import Filter
 from psmq_tasks.inspection.steps import Rest, names
 
@@ -30,8 +32,11 @@ T = TypeVar("T")
 ANY = Filter()
 
 
-def _redriving(*, keep_attempts: bool) -> Batch:
-    return Batch("redrive", {"keep_count": keep_attempts})
+def _redriving(to: str | None, calls: Calls | None, *, keep_attempts: bool) -> Batch | Transferring:
+    if to is None:
+        return Batch("redrive", {"keep_count": keep_attempts})
+    vouching = calls or Calls(Keyring(()))
+    return Transferring(to, keep_attempts, lambda letter: vouching.moved(letter, to))
 
 
 _PURGING = Batch("purge", {})
@@ -152,14 +157,27 @@ class Inspector:
         """Make these (queue, id)s, which wait, dead letters."""
         return self._drive(mending.mend_ids(Batch("bury_waiting", {"reason": reason}), chosen))
 
-    def redrive(self, chosen: Sequence[tuple[str, str]], *, keep_attempts: bool = False) -> Mended:
-        """Make these (queue, id)s ready again, with their history; ``keep_attempts``: for one more attempt only."""
-        return self._drive(mending.mend_ids(_redriving(keep_attempts=keep_attempts), chosen))
+    def redrive(
+        self,
+        chosen: Sequence[tuple[str, str]],
+        *,
+        to: str | None = None,
+        calls: Calls | None = None,
+        keep_attempts: bool = False,
+    ) -> Mended:
+        """Make these (queue, id)s ready again, with their history; ``keep_attempts``: for one more attempt only.
+
+        ``to``: in that queue, signed anew by ``calls``; what was signed with another key stays. What an earlier redrive
+        to there had begun is completed first.
+        """
+        return self._drive(mending.mend_ids(_redriving(to, calls, keep_attempts=keep_attempts), chosen))
 
     def redrive_all(
         self,
         wanted: Filter = ANY,
         *,
+        to: str | None = None,
+        calls: Calls | None = None,
         limit: int | None = None,
         keep_attempts: bool = False,
         rate: float | None = None,
@@ -167,9 +185,19 @@ class Inspector:
     ) -> Mended:
         """Redrive what fits, oldest first, at most ``limit``, and at most ``rate`` in a second.
 
-        ``on_batch`` is told how many, as it goes. Broken off at any moment, each letter is either dead or redriven.
+        ``on_batch`` is told how many, as it goes; ``to``, ``calls``: as for ``redrive``. Broken off at any moment,
+        each letter is either dead or redriven, or on its way to another queue, which the same call completes.
         """
-        return self._drive(mending.mend_fitting(_redriving(keep_attempts=keep_attempts), wanted, limit, on_batch, rate))
+        return self._drive(
+            mending.mend_fitting(_redriving(to, calls, keep_attempts=keep_attempts), wanted, limit, on_batch, rate)
+        )
+
+    def finish_transfers(self, queue: str | None = None) -> list[tuple[str, str]]:
+        """Complete redrives to other queues that were broken off, of one queue or all; one under way begins anew.
+
+        → (one of both queues, id) of what is ready where it should be now
+        """
+        return self._drive(mending.finish_transfers(queue))
 
     def amend(self, letter: DeadTask, change: Change, *, redrive: bool = False) -> None:
         """Give a dead letter the arguments of ``Calls.change``; ``redrive``: and send it back, in the same step."""
@@ -321,14 +349,27 @@ class AsyncInspector:
         """Make these (queue, id)s, which wait, dead letters."""
         return await self._drive(mending.mend_ids(Batch("bury_waiting", {"reason": reason}), chosen))
 
-    async def redrive(self, chosen: Sequence[tuple[str, str]], *, keep_attempts: bool = False) -> Mended:
-        """Make these (queue, id)s ready again, with their history; ``keep_attempts``: for one more attempt only."""
-        return await self._drive(mending.mend_ids(_redriving(keep_attempts=keep_attempts), chosen))
+    async def redrive(
+        self,
+        chosen: Sequence[tuple[str, str]],
+        *,
+        to: str | None = None,
+        calls: Calls | None = None,
+        keep_attempts: bool = False,
+    ) -> Mended:
+        """Make these (queue, id)s ready again, with their history; ``keep_attempts``: for one more attempt only.
+
+        ``to``: in that queue, signed anew by ``calls``; what was signed with another key stays. What an earlier redrive
+        to there had begun is completed first.
+        """
+        return await self._drive(mending.mend_ids(_redriving(to, calls, keep_attempts=keep_attempts), chosen))
 
     async def redrive_all(
         self,
         wanted: Filter = ANY,
         *,
+        to: str | None = None,
+        calls: Calls | None = None,
         limit: int | None = None,
         keep_attempts: bool = False,
         rate: float | None = None,
@@ -336,11 +377,19 @@ class AsyncInspector:
     ) -> Mended:
         """Redrive what fits, oldest first, at most ``limit``, and at most ``rate`` in a second.
 
-        ``on_batch`` is told how many, as it goes. Broken off at any moment, each letter is either dead or redriven.
+        ``on_batch`` is told how many, as it goes; ``to``, ``calls``: as for ``redrive``. Broken off at any moment,
+        each letter is either dead or redriven, or on its way to another queue, which the same call completes.
         """
         return await self._drive(
-            mending.mend_fitting(_redriving(keep_attempts=keep_attempts), wanted, limit, on_batch, rate)
+            mending.mend_fitting(_redriving(to, calls, keep_attempts=keep_attempts), wanted, limit, on_batch, rate)
         )
+
+    async def finish_transfers(self, queue: str | None = None) -> list[tuple[str, str]]:
+        """Complete redrives to other queues that were broken off, of one queue or all; one under way begins anew.
+
+        → (one of both queues, id) of what is ready where it should be now
+        """
+        return await self._drive(mending.finish_transfers(queue))
 
     async def amend(self, letter: DeadTask, change: Change, *, redrive: bool = False) -> None:
         """Give a dead letter the arguments of ``Calls.change``; ``redrive``: and send it back, in the same step."""

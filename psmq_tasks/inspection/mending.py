@@ -11,9 +11,9 @@ from psmq_tasks.inspection.records import Filter, Mended
 from psmq_tasks.inspection.steps import PAGE, Rest, ask, names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from psmq import DeadLetter, QueueInfo
+    from psmq import DeadLetter, QueueInfo, Transfer
     from psmq_tasks.inspection.calls import Change
     from psmq_tasks.inspection.records import DeadTask
     from psmq_tasks.inspection.steps import Steps
@@ -40,14 +40,31 @@ def adopt(letters: Sequence[DeadLetter]) -> Steps[int]:
     return stored
 
 
+class Done(NamedTuple):
+    """What was done with some ids."""
+
+    number: int
+    gone: Sequence[str] = ()
+    stayed: Mapping[str, str] = {}
+    #: it is of no use to go on
+    full: bool = False
+
+
 class Batch(NamedTuple):
     """How ids are dealt with, a page at a time; one call is all or nothing."""
 
     verb: str
     options: dict[str, Any]
 
-    def run(self, queue: str, ids: Sequence[str]) -> Steps[tuple[int, list[str]]]:
-        """→ how many were done, and which were gone."""
+    def begin(self, queue: str) -> Steps[list[str]]:  # noqa: ARG002  # every call is complete in itself
+        yield from ()
+        return []
+
+    def where(self, queue: str) -> str:
+        """The queue that then has them."""
+        return queue
+
+    def run(self, queue: str, ids: Sequence[str]) -> Steps[Done]:
         left, gone, done = list(ids), [], 0
         while left:
             try:
@@ -59,19 +76,61 @@ class Batch(NamedTuple):
                 gone.append(error.message_id)
             else:
                 del left[:PAGE]
-        return done, gone
+        return Done(done, gone)
 
 
-def mend_ids(batch: Batch, chosen: Sequence[tuple[str, str]]) -> Steps[Mended]:
+class Transferring(NamedTuple):
+    """Redrive into another queue; what is in that one already goes back to work there."""
+
+    to: str
+    keep_count: bool
+    rewrite: Callable[[DeadLetter], bytes]
+
+    def begin(self, queue: str) -> Steps[list[str]]:
+        """Complete what was broken off on this way. → ids that are there now"""
+        yield ask("", "queue_info", name=self.to)
+        if queue == self.to:
+            return []
+        done: list[str] = yield ask(queue, "finish_transfers", other=self.to)
+        done += yield ask(self.to, "finish_transfers", other=queue)
+        return done
+
+    def where(self, queue: str) -> str:  # noqa: ARG002  # from wherever
+        return self.to
+
+    def run(self, queue: str, ids: Sequence[str]) -> Steps[Done]:
+        if queue == self.to:
+            return (yield from Batch("redrive", {"keep_count": self.keep_count}).run(queue, ids))
+        found: Transfer = yield ask(
+            queue, "transfer", ids=ids, to=self.to, keep_count=self.keep_count, rewrite=self.rewrite
+        )
+        return Done(len(found.done), found.gone, found.stayed, found.full)
+
+
+def mend_ids(batch: Batch | Transferring, chosen: Sequence[tuple[str, str]]) -> Steps[Mended]:
     """Do it with these (queue, id)s."""
-    total, missing, touched = 0, [], []
+    total, touched = 0, {}
+    missing: list[str] = []
+    stayed: dict[str, str] = {}
     for name in dict.fromkeys(name for name, _ in chosen):
-        done, gone = yield from batch.run(name, [message_id for queue, message_id in chosen if queue == name])
-        total += done
-        missing += gone
-        if done:
-            touched.append(name)
-    return Mended(total, tuple(missing), tuple(touched))
+        finished = yield from batch.begin(name)
+        ids = [message_id for queue, message_id in chosen if queue == name]
+        done = yield from batch.run(name, [one for one in ids if one not in finished])
+        count = done.number + len([one for one in ids if one in finished])
+        total += count
+        missing += done.gone
+        stayed |= done.stayed
+        if count:
+            touched[batch.where(name)] = True
+    return Mended(total, tuple(missing), tuple(touched), stayed)
+
+
+def finish_transfers(queue: str | None) -> Steps[list[tuple[str, str]]]:
+    """Complete what was broken off between queues. → (one of both queues, id) of what is where it should be now"""
+    found = []
+    for name in (yield from names(queue)):
+        found += [(name, one) for one in (yield ask(name, "finish_transfers"))]
+    return found
 
 
 class Pace:
@@ -97,7 +156,7 @@ class Pace:
 
 
 def mend_fitting(
-    batch: Batch,
+    batch: Batch | Transferring,
     wanted: Filter,
     limit: int | None,
     on_batch: Callable[[int], None] | None,
@@ -107,14 +166,18 @@ def mend_fitting(
 
     What dies again meanwhile queues behind what was there: each queue's walk ends with what had died when it began.
     """
-    total, missing, touched = 0, [], []
-    pace, fits = Pace(rate), fitting(wanted)
+    total, touched = 0, {}
+    missing: list[str] = []
+    stayed: dict[str, str] = {}
+    pace, fits, full = Pace(rate), fitting(wanted), False
     for name in (yield from names(wanted.queue)):
+        before = total
+        total += len((yield from batch.begin(name)))
         info: QueueInfo = yield ask("", "queue_info", name=name)
-        there, after, before = info.dead, None, total
+        there, after = info.dead, None
         if wanted.first_ms is not None:
             after = place(name, wanted.first_ms)
-        while there > 0 and (limit is None or total < limit):
+        while there > 0 and not full and (limit is None or total < limit):
             page = yield from dead_page(name, after, history=wanted.error is not None)
             if not page:
                 break
@@ -123,12 +186,16 @@ def mend_fitting(
             there = 0 if wanted.is_past(after.buried) else there - len(page)
             ids = ids if limit is None else ids[: limit - total]
             for start in range(0, len(ids), pace.slice):
-                done, gone = yield from batch.run(name, ids[start : start + pace.slice])
-                total += done
-                missing += gone
-                if on_batch is not None and done:
-                    on_batch(done)
-                yield from pace.rest(done)
+                done = yield from batch.run(name, ids[start : start + pace.slice])
+                total += done.number
+                missing += done.gone
+                stayed |= done.stayed
+                if on_batch is not None and done.number:
+                    on_batch(done.number)
+                yield from pace.rest(done.number)
+                full = done.full
+                if full:
+                    break
         if total > before:
-            touched.append(name)
-    return Mended(total, tuple(missing), tuple(touched))
+            touched[batch.where(name)] = True
+    return Mended(total, tuple(missing), tuple(touched), stayed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -205,7 +205,10 @@ class Mended:
     done: int
     #: ids that were gone when it came to them: someone was faster
     gone: tuple[str, ...] = ()
+    #: where what was done can be seen
     queues: tuple[str, ...] = ()
+    #: id → why it is dead as before
+    stayed: dict[str, str] = field(default_factory=dict)
 
 
 # --- from what the server sent

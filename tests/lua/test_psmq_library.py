@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "024b9f52dadfd215"
+EXPECTED_DIGEST = "d004ae17578db1e4"
 
 
 def functions(raw_server):
@@ -26,10 +26,10 @@ def test_whoever_changes_the_lua_raises_its_revision():
 def test_reads_write_nothing_and_what_drains_runs_at_maxmemory(raw_server, queue):
     """Reads run on replicas too; on a full server only what stores something new is refused."""
     flags = functions(raw_server)
-    reads = {"peek", "messages", "dead_letters", "info", "stats", "trace", "audit"}
+    reads = {"peek", "messages", "dead_letters", "info", "stats", "audit", "trace", "transfers"}
     assert {name for name, found in flags.items() if "no-writes" in found} == {f"psmq_v1_{name}" for name in reads}
     storing = {name for name, found in flags.items() if not found}
-    assert storing == {"psmq_v1_push", "psmq_v1_amend", "psmq_v1_adopt"}
+    assert storing == {"psmq_v1_push", "psmq_v1_amend", "psmq_v1_adopt", "psmq_v1_arrive"}
 
 
 def test_every_function_says_its_arguments_above():

@@ -66,6 +66,8 @@ class Model:
                 "expired",
                 "purged",
                 "imported",
+                "departed",
+                "arrived",
             ),
             0,
         )
