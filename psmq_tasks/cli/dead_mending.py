@@ -123,17 +123,19 @@ def _report(choice: _Choice, done: str, mended: Mended | None, *, as_json: bool,
             click.echo(f"{len(mended.gone)} had gone before: someone else was faster.", err=True)
         for reason, number in Counter(stayed.values()).most_common():
             example = next(one for one, why in stayed.items() if why == reason)
-            click.echo(printable(f"{number} stay dead ({tail(example)}): {reason}"), err=True)
+            verb = "stays" if number == 1 else "stay"
+            click.echo(printable(f"{number} {verb} dead ({tail(example)}): {reason}"), err=True)
 
 
 def _show_finished(finished: list[str], *, as_json: bool) -> None:
     if as_json:
         print_json({"finished": finished})
         return
-    if not finished:
-        click.echo("No redrive to another queue was broken off.")
+    if finished:
+        words = "1 dead letter has" if len(finished) == 1 else f"{len(finished)} dead letters have"
+        click.echo(f"{words} reached the other queue.")
     else:
-        click.echo(f"{len(finished)} dead letters are where they were sent to.")
+        click.echo("No dead letter was on its way to another queue.")
 
 
 @dead.command()
@@ -160,7 +162,8 @@ def redrive(
     """Send dead letters back to work (requeue, retry, replay).
 
     They are ready again in their queue, with the same id and their history; attempts count anew. It may be broken off
-    at any moment: each letter is then either dead or ready, and the same command goes on with the rest.
+    at any moment: each letter is then either dead or ready, and the same command goes on with the rest. On its way to
+    another queue (--to) a letter may be in neither; the same command, or --unfinished, completes that.
     """
     if not unfinished:
         _check(ids, wanted, all_=all_, limit=limit, verb="redrive")
@@ -176,7 +179,7 @@ def redrive(
             _show_finished(finished, as_json=as_json)
             return
         if finished and not ids:
-            click.echo(f"{len(finished)} that an earlier redrive had begun are there now.", err=True)
+            click.echo(f"Before that: {len(finished)} that an earlier redrive had left on their way.", err=True)
         choice = _Choice(inspector, ids, wanted, limit, finished)
         mended: Mended | None = None
         if not dry_run:

@@ -58,6 +58,20 @@ QUEUE = (
         "lua/test_settling.py::test_a_release_at_the_limit_is_a_burial",
     ),
     Mutant(
+        "a letter leaves though its mark was taken away",
+        "psmq/lua/transferring.lua",
+        "if redis.call('HGET', k.departing, id) == note and redis.call('ZREM', k.dead, id) == 1 then",
+        "if redis.call('ZREM', k.dead, id) == 1 then",
+        "lua/test_transferring.py::test_whatever_happens_to_a_letter_ends_its_attempt",
+    ),
+    Mutant(
+        "an earlier attempt takes a copy over from a later one",
+        "psmq/lua/transferring.lua",
+        "if its_source ~= source or (number_of(its_token) or 0) >= number_of(token) then",
+        "if its_source ~= source then",
+        "lua/test_transferring.py::test_a_later_attempt_takes_over_and_an_earlier_one_does_not",
+    ),
+    Mutant(
         "who leaves some wakes nobody",
         "psmq/lua/messages.lua",
         "reply[3] == 1 or (#taken > 0 and left) then",
