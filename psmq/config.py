@@ -73,6 +73,8 @@ class QueueConfig:
     ttl: float | timedelta | None = None
     #: what happens to a message that outlives its ttl
     on_expiry: Literal["drop", "bury"] = "drop"
+    #: how long dead letters are kept; None: until somebody deletes them
+    dead_retention: float | timedelta | None = None
     #: how long a deduplication_id is remembered
     deduplication_window: float | timedelta = 300.0
     #: events that are kept of what happened to messages (``queue.trace``, ``psmq trace``); 0: there is no log
@@ -117,14 +119,14 @@ class QueueConfig:
         return cls(**options)
 
 
-_DURATIONS: Final = {"visibility_timeout": 1, "delay": 0, "ttl": 1, "deduplication_window": 0}
+_DURATIONS: Final = {"visibility_timeout": 1, "delay": 0, "ttl": 1, "dead_retention": 1, "deduplication_window": 0}
 _INTEGERS: Final = {
     "max_size": (1, 512 * 1024 * 1024),
     "max_length": (1, 2**53),
     "max_retrievals": (1, 1_000_000),
     "event_log": (0, 100_000),
 }
-_OPTIONAL: Final = {"max_length", "ttl"}
+_OPTIONAL: Final = {"max_length", "ttl", "dead_retention"}
 _WORDS: Final = {"on_expiry": ("drop", "bury"), "clock": ("server", "test")}
 
 

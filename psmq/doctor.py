@@ -238,8 +238,10 @@ def _queue(address: Address) -> Steps:
         message = f"paused, and {info.ready} messages wait"
         found.append(Finding("advice", subject, message, f"psmq resume {address.name}"))
     if info.dead:
-        fix = f"psmq dead list --queue {address.name}"
-        found.append(Finding("advice", subject, f"{info.dead} dead letters", fix))
+        fix = f"psmq dead list --group-by error --queue {address.name}"
+        kept = info.config.dead_retention
+        message = f"{info.dead} dead letters" + (f", each kept for {kept:g} s" if kept else "")
+        found.append(Finding("advice", subject, message, fix))
     largest = yield Plain(("HGET", address.base, "largest"), lambda reply: int(reply or 0))
     if largest > _LARGE:
         message = f"its largest message had {largest / 1024:.0f} KiB: large ones hold up everybody's commands"

@@ -82,7 +82,7 @@ def audit(address: Address) -> Generator[Any, Any, list[Finding]]:
             found += yield from _moving(address, move)
     held = sum(totals[place] for place in _PLACES)
     came = sum(totals[counter] for counter in ("sent", "imported", "arrived"))
-    went = sum(totals[counter] for counter in ("deleted", "popped", "expired", "purged", "departed"))
+    went = sum(totals[counter] for counter in ("deleted", "popped", "expired", "purged", "departed", "outlived"))
     if came != went + held:
         message = f"{came} came in, but {went} left and {held} are there: {came - went - held:+d} are not accounted for"
         found.append(Finding("problem", subject, message, "was the server's data restored from a backup, or edited?"))

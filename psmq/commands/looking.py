@@ -151,6 +151,7 @@ COUNTERS: Final = (
     "imported",
     "departed",
     "arrived",
+    "outlived",
 )
 
 

@@ -4,7 +4,8 @@ local auditing = {}
 -- members in a page, and bytes of messages in one
 local page, most_bytes = 100, 262144
 local places = { 'ready', 'suspects', 'delayed', 'leased', 'dead' }
-local counted = { 'sent', 'imported', 'arrived', 'deleted', 'popped', 'expired', 'purged', 'departed' }
+local counted = { 'sent', 'imported', 'arrived', 'deleted', 'popped', 'expired', 'purged', 'departed',
+    'outlived' }
 -- letters on their way from or to other queues
 local moves = { 'departing', 'departed', 'arriving' }
 -- part -> the command that walks it

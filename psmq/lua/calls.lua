@@ -17,7 +17,7 @@ calls.longest_wait = 2000
 local names = {
     'layout', 'deleting', 'clock', 'paused', 'on_expiry', 'seen', 'offset', 'grace', 'last_id', 'received', 'largest',
     'visibility_timeout', 'max_retrievals', 'delay', 'ttl', 'max_size', 'max_length', 'deduplication_window',
-    'minute', 'sent', 'deleted', 'event_log', 'events',
+    'minute', 'sent', 'deleted', 'event_log', 'events', 'dead_retention',
 }
 
 -- What is missing or cannot be read is as the default says.
@@ -40,6 +40,7 @@ local function read(base)
         delay = within(found[14], 0, longest, 0), ttl = within(found[15], 1, longest),
         max_size = within(found[16], 1, 536870912, 1048576), max_length = within(found[17], 1, 2 ^ 53),
         deduplication_window = within(found[18], 0, longest, 300000), minute = found[19] or nil,
+        dead_retention = within(found[24], 1, longest),
         -- the counters that most calls change
         sent = within(found[20], 0, 2 ^ 53, 0), deleted = within(found[21], 0, 2 ^ 53, 0),
         event_log = within(found[22], 1, events.most), events = within(found[23], 0, 2 ^ 53, 0),

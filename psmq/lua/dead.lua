@@ -3,6 +3,8 @@ local dead = {}
 
 -- bytes of failure history kept for a message (the newest records), and of a reason
 local most_history, most_reason = 65536, 1000
+-- dead letters that one call drops because they were kept long enough
+local most_outlived = 100
 -- ms a result given without a result_ttl of its own is kept
 local default_result_ttl = 3600000
 
@@ -94,6 +96,26 @@ function dead.expire(call, id, entry)
     calls.count(call, 'expired', 1)
     events.note(call, 'expired', id)
     server_result(call, id, entry, 'expired', dead.expired)
+end
+
+-- Dead letters that were buried then or earlier are kept no longer; nil where the queue keeps them for ever.
+function dead.kept_since(call)
+    return call.queue.dead_retention and call.now - call.queue.dead_retention
+end
+
+-- Drops up to a hundred of them.
+function dead.outlive(call)
+    local since, k = dead.kept_since(call), call.k
+    local ids = since and redis.call('ZRANGEBYSCORE', k.dead, '-inf', since, 'LIMIT', 0, most_outlived) or {}
+    for _, id in ipairs(ids) do
+        batch.drop(call.writes, 'ZREM', k.dead, id)
+        for _, key in ipairs({ k.messages, k.state, k.failures, k.reasons, k.departing }) do
+            batch.drop(call.writes, 'HDEL', key, id)
+        end
+    end
+    if #ids > 0 then
+        calls.count(call, 'outlived', #ids)
+    end
 end
 
 -- What cannot be delivered because its bookkeeping is damaged: kept aside with a reason, so that the others go on.

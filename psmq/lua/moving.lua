@@ -105,6 +105,12 @@ function moving.promote(call)
             end_lease(call, ended[index], tonumber(ended[index + 1]), states[(index + 1) / 2])
         end
     end
+    if dead.kept_since(call) then
+        -- What was buried only now may have died long ago.
+        batch.flush(call.writes)
+        call.writes = batch.new()
+        dead.outlive(call)
+    end
     local full = moving.budget * 2
     return #expired >= full or #delayed >= full or #ended >= full
 end

@@ -9,11 +9,12 @@ local slice, most_ids = 200, 1000
 local settings = {
     visibility_timeout = { 1, errors.longest }, delay = { 0, errors.longest }, max_size = { 1, 536870912 },
     max_length = { 1, 2 ^ 53 }, max_retrievals = { 1, 1000000 }, ttl = { 1, errors.longest },
+    dead_retention = { 1, errors.longest },
     deduplication_window = { 0, errors.longest }, event_log = { 0, events.most },
 }
 local words = { on_expiry = { drop = true, bury = true }, clock = { server = true, test = true } }
-local optional = { max_length = true, ttl = true }
-local every = 10
+local optional = { max_length = true, ttl = true, dead_retention = true }
+local every = 11
 
 -- argv from `first` on: field, value …  returns { field, value, … } as given | nil, refusal
 local function read(argv, first)

@@ -137,6 +137,10 @@ end
 -- A page of one state, in its order: rows { id, score, entry, reason }, at most `limit`.
 local function page(call, state, cursor, limit, most)
     local k, found = call.k, overdue(call, most)
+    local since = state == 'dead' and dead.kept_since(call)
+    if since and (not cursor or cursor.score <= since) then
+        cursor = { score = since, id = '~' }
+    end
     local rows = behind(found[state] or {}, cursor, {})
     if state == 'ready' then
         collect(call, rows, k.suspects, cursor, limit, sound)
@@ -248,14 +252,14 @@ function reading.dead_letters(ks, argv)
     end
     local k, rows = call.k, {}
     if #argv > 5 then
-        local dying, found = {}, {}
+        local dying, found, kept = {}, {}, dead.kept_since(call)
         for _, row in ipairs(overdue(call, most_due).dead) do
             dying[row.id] = row
         end
         for index = 6, #argv do
             local id = argv[index]
             local since = redis.call('ZSCORE', k.dead, id)
-            if since then
+            if since and (not kept or tonumber(since) > kept) then
                 found[#found + 1], found[#found + 2] = id, since
             elseif dying[id] then
                 rows[#rows + 1] = dying[id]
@@ -314,11 +318,17 @@ function reading.info(ks, argv)
         local since = row.score + entries.priority(row.score) * entries.step
         oldest = math.min(oldest or since, since)
     end
+    local since = dead.kept_since(call)
+    local dead_letters = since and redis.call('ZCOUNT', k.dead, '(' .. entries.integer(since), '+inf')
+        or redis.call('ZCARD', k.dead)
+    for _, row in ipairs(found.dead) do
+        dead_letters = dead_letters + ((not since or row.score > since) and 1 or 0)
+    end
     local reply = {
         ready,
         redis.call('ZCARD', k.delayed) - due - found.early,
         redis.call('ZCARD', k.leased) - over,
-        redis.call('ZCARD', k.dead) + #found.dead,
+        dead_letters,
         redis.call('ZCOUNT', k.consumers, now - 60000, '+inf'),
         oldest and math.max(0, now - oldest) or -1,
         moving.wait(call),

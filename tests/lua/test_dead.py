@@ -107,3 +107,80 @@ def test_a_message_that_dies_of_expiry_trims_too(timed):
     raw.later(2)
     raw.get()
     assert raw.server.zcard(f"{raw.base}:results") <= 51
+
+
+def test_dead_letters_are_kept_for_ever_unless_the_queue_says_how_long(timed):
+    """None is the default: nothing is dropped that nobody asked to have dropped."""
+    forever, short = timed(), timed(dead_retention=3600)
+    for raw in (forever, short):
+        bury(raw)
+        raw.later(10 * 365 * 86_400)
+        raw.get()
+    assert (forever.info()["dead"], short.info()["dead"]) == (1, 0)
+
+
+def test_what_was_kept_long_enough_goes_with_all_it_had(timed):
+    """To the millisecond; counted by itself, so that the books agree; not what died later, nor what waits."""
+    raw = timed(dead_retention=60)
+    first = bury(raw, failure="failed")
+    raw.later(30)
+    second, _ = bury(raw), raw.push()
+    raw.later(29.999)
+    raw.do("pop")
+    assert raw.info()["dead"] == 2
+    raw.later(0.001)
+    assert [raw.info()["dead"], *raw.call("dead_letters", 9, "", "-")[:1]] == [1, second.encode()]
+    assert raw.call("dead_letters", 9, "", "-", first) == []
+    raw.push()
+    raw.get()
+    for part in ("messages", "state", "reasons", "failures"):
+        assert not raw.server.hexists(f"{raw.base}:{part}", first)
+    assert raw.info()["outlived"] == b"1"
+
+
+def test_a_redrive_begins_its_time_anew(timed):
+    """It is counted from the burial."""
+    raw = timed(dead_retention=60)
+    id_ = bury(raw)
+    raw.later(50)
+    raw.do("redrive", "", id_)
+    ((_, receipt, *_),) = raw.get()
+    raw.settle((id_, receipt, "b", "why", "", ""))
+    raw.later(50)
+    raw.get()
+    assert raw.info()["dead"] == 1
+
+
+def test_a_get_drops_a_hundred_at_most(timed):
+    """However many have been kept long enough: nobody waits for the server."""
+    raw = timed(dead_retention=1)
+    for _ in range(130):
+        bury(raw)
+    raw.later(60)
+    raw.get()
+    assert (raw.info()["outlived"], raw.server.zcard(f"{raw.base}:dead")) == (b"100", 30)
+    raw.get()
+    assert raw.info()["outlived"] == b"130"
+
+
+def test_a_retention_that_is_set_later_holds_for_what_is_there(timed):
+    """And one that is taken away holds no more."""
+    raw = timed()
+    bury(raw)
+    raw.later(60)
+    raw.call("configure", "dead_retention", "30000")
+    assert raw.info()["dead"] == 0
+    raw.call("configure", "dead_retention", "")
+    raw.get()
+    assert raw.info()["dead"] == 1
+
+
+def test_a_letter_that_is_on_its_way_out_may_be_dropped(timed):
+    """Its mark goes with it, and so its transfer is over."""
+    raw = timed(dead_retention=60)
+    id_ = bury(raw)
+    token = raw.do("depart", "other", id_)
+    raw.later(60)
+    raw.get()
+    assert raw.do("leave", token, "other", id_) == []
+    assert not raw.server.exists(f"{raw.base}:departing", f"{raw.base}:departed")

@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "d004ae17578db1e4"
+EXPECTED_DIGEST = "ac3224892aa2bbf7"
 
 
 def functions(raw_server):

@@ -89,7 +89,7 @@ def test_a_queue_is_made_of_all_its_settings(name, change):
     elif change == "odd":
         words.append("ttl")
     elif change == "explicit":
-        explicit = 11
+        explicit = 12
     elif change == "how":
         how = "make"
     with pytest.raises(redis.ResponseError, match="PSMQ_INVALID_OPTION"):

@@ -49,8 +49,9 @@ class Held:
 
 
 class Model:
-    def __init__(self, on_expiry):
+    def __init__(self, on_expiry, retention=None):
         self.on_expiry, self.limit, self.paused = on_expiry, LIMIT, False
+        self.retention = retention
         self.time, self.seen, self.offset, self.last_id = START, 0, 0, 0
         self.held, self.windows = {}, {}
         self.counters = dict.fromkeys(
@@ -68,6 +69,7 @@ class Model:
                 "imported",
                 "departed",
                 "arrived",
+                "outlived",
             ),
             0,
         )
@@ -106,6 +108,9 @@ class Model:
     def is_expired(self, m):
         return m.expires is not None and m.expires <= self.now
 
+    def is_outlived(self, at):
+        return self.retention is not None and at <= self.now - self.retention
+
     def promote(self):
         for m in [m for m in self.held.values() if m.state in ("ready", "delayed") and self.is_expired(m)]:
             self.expire(m)
@@ -120,6 +125,8 @@ class Model:
                     self.expire(m)
                 else:
                     m.state, m.place = "ready", m.at
+        for m in [m for m in self.of("dead") if self.is_outlived(m.at)]:
+            self.drop(m, "outlived")
 
     def take(self, limit):
         taken = []
@@ -205,6 +212,8 @@ class Model:
                 state, at = "dead", m.expires
             elif over:
                 state = "ready"
+            if state == "dead" and self.is_outlived(at):
+                continue
             rows.append((state, at - m.priority * 2**42 if state == "ready" else at, m.id, m.count))
         return sorted(rows)
 
@@ -226,12 +235,17 @@ picks = st.integers(0, 10**6)
 class QueueMachine(RuleBasedStateMachine):
     manager: QueueManager
 
-    @initialize(on_expiry=st.sampled_from(("drop", "bury")), some=st.lists(options, max_size=4))
-    def make(self, on_expiry, some):
-        self.model = Model(on_expiry)
+    @initialize(
+        on_expiry=st.sampled_from(("drop", "bury")),
+        retention=st.sampled_from((None, None, 6_000)),
+        some=st.lists(options, max_size=4),
+    )
+    def make(self, on_expiry, retention, some):
+        self.model = Model(on_expiry, retention)
         self.reader = self.manager.get_queue(
             f"model-{uuid.uuid4().hex[:12]}", clock="test", max_retrievals=LIMIT, on_expiry=on_expiry,
             visibility_timeout=TIMEOUT / 1000, deduplication_window=WINDOW / 1000,
+            dead_retention=retention and retention / 1000,
         )  # fmt: skip
         self.channel = Channel(self.manager._endpoint, 10)
         self.queue = Queue(self.reader._address, self.reader.config, self.channel)
@@ -469,7 +483,8 @@ class QueueMachine(RuleBasedStateMachine):
         ]  # fmt: skip
         assert stats.wait.count == gone["received"]
         assert stats.total("failed") >= gone["released"] - gone["uncounted"]
-        assert gone["sent"] == len(model.held) + gone["deleted"] + gone["popped"] + gone["expired"] + gone["purged"]
+        left = ("deleted", "popped", "expired", "purged", "outlived")
+        assert gone["sent"] == len(model.held) + sum(gone[counter] for counter in left)
 
 
 def test_the_queue_does_what_a_plain_model_does(manager, raw_server):
