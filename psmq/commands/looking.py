@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from psmq import errors, stats
 from psmq.commands.request import MOST, STATES, Address, Command, Plain, State, checked_ids, fields
@@ -35,15 +35,24 @@ def messages(
     )
 
 
+_HISTORIES: Final[dict[bool | str, str]] = {False: "-", "short": "s"}
+
+
 def dead_letters(
-    address: Address, limit: int, after: DeadLetter | None, ids: Sequence[str], *, data: bool, history: bool = True
+    address: Address,
+    limit: int,
+    after: DeadLetter | None,
+    ids: Sequence[str],
+    *,
+    data: bool,
+    history: bool | Literal["short"] = True,
 ) -> Command[list[DeadLetter]]:
-    """A page of dead letters, oldest burial first, or those with the given ids. Without history there is no data."""
+    """A page of dead letters, oldest burial first, or those with the given ids. Without a whole history: no data."""
     cursor = _cursor(after.message if after else None)
     args: tuple[bytes | str | int, ...] = (
         integer("limit", limit, 1, MOST),
         cursor,
-        int(data) if history else "-",
+        _HISTORIES.get(history, int(data)),
         *checked_ids(ids),
     )
 

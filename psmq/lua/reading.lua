@@ -234,8 +234,27 @@ function reading.messages(ks, argv)
     return reply
 end
 
+-- The last records of a history, and of each as much as tells what it was: where many letters are looked through.
+local most_records, most_of_record = 4, 1000
+local function shortened(history)
+    local records, at, text = {}, 1, ''
+    while true do
+        local digits = string.match(history, '^(%d+):', at)
+        if not digits or #digits > 6 then break end
+        local start = at + #digits + 1
+        records[#records + 1] = { start, start + math.min(tonumber(digits), most_of_record) - 1 }
+        at = start + tonumber(digits) + 1
+    end
+    for index = math.max(1, #records - most_records + 1), #records do
+        local record = string.sub(history, unpack(records[index]))
+        text = text .. #record .. ':' .. record .. ','
+    end
+    return text
+end
+
 -- psmq_v1_dead_letters: a page of dead letters, or those with the given ids, with reason and history.
--- argv: clock, revision, limit (1 … 1000), cursor or '', data ('1', '0', or '-': no history either), then ids or none
+-- argv: clock, revision, limit (1 … 1000), cursor or '', data ('1', '0', or no data and '-' no history, or 's' a short one:
+--   the first thousand bytes of its last four records), then ids or none
 -- returns eight parts for each: id, buried ms, retrieval_count, first ms, options, value, reason, failures
 function reading.dead_letters(ks, argv)
     local call, refusal = calls.open(ks, argv)
@@ -245,8 +264,8 @@ function reading.dead_letters(ks, argv)
         return errors.refuse('INVALID_OPTION', 'limit must be between 1 and 1000')
     end
     cursor = cursor_of(cursor)
-    local history = with_data ~= '-'
-    if not history then with_data = '0' end
+    local history, short = with_data ~= '-', with_data == 's'
+    if short or not history then with_data = '0' end
     if cursor == false or (with_data ~= '0' and with_data ~= '1') then
         return errors.refuse('INVALID_OPTION', 'cursor or data cannot be read')
     end
@@ -273,10 +292,12 @@ function reading.dead_letters(ks, argv)
         rows = page(call, 'dead', cursor, limit, most_due)
     end
     local ids, bytes = {}, 0
+    -- Where the largest message would not fill the page, none is weighed.
+    local weigh = #rows * call.queue.largest > most_bytes
     for index, row in ipairs(rows) do
-        bytes = bytes + redis.call('HSTRLEN', k.messages, row.id)
+        bytes = bytes + (weigh and redis.call('HSTRLEN', k.messages, row.id) or 0)
         if history then
-            bytes = bytes + redis.call('HSTRLEN', k.failures, row.id)
+            bytes = bytes + redis.call('HSTRLEN', k.failures, row.id) / (short and 4 or 1)
         end
         if bytes > most_bytes and index > 1 then break end
         ids[index] = row.id
@@ -290,7 +311,8 @@ function reading.dead_letters(ks, argv)
             show(call, reply, row, 'any', values[index])
         end
         reply[#reply + 1] = row.reason or reasons[index] or ''
-        reply[#reply + 1] = histories[index] or ''
+        local text = histories[index] or ''
+        reply[#reply + 1] = short and shortened(text) or text
     end
     return reply
 end

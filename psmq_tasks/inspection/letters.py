@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
 from psmq import DeadLetter, MessageRecord
-from psmq_tasks.inspection.records import DeadTask, Filter, Group, Listing, dead_task, kind_of
+from psmq_tasks.inspection.records import DeadTask, Filter, Group, Listing, dead_task, kind_of, task_of
 from psmq_tasks.inspection.steps import HEADS, PAGE, ask, names
 
 if TYPE_CHECKING:
@@ -17,33 +17,36 @@ if TYPE_CHECKING:
     from psmq_tasks.inspection.steps import Steps
 
 #: letters without their histories in one page
-_LIGHT: Final = 150
+_LIGHT: Final = 300
+
+History = bool | Literal["short"]
 #: kinds that are told apart when letters are counted by kind
 _MOST_GROUPS: Final = 1000
 
 Key = Literal["error", "task", "queue", "reason"]
 
 
-def dead_page(queue: str, after: DeadLetter | None, *, history: bool = True) -> Steps[list[DeadLetter]]:
+def dead_page(queue: str, after: DeadLetter | None, *, history: History = True) -> Steps[list[DeadLetter]]:
     """The next dead letters, oldest first; none at the end."""
     page: list[DeadLetter] = yield ask(
-        queue, "dead_letters", limit=PAGE if history else _LIGHT, after=after, data=False, history=history
+        queue, "dead_letters", limit=_LIGHT if history is not True else PAGE, after=after, data=False, history=history
     )
     return page
 
 
 def letters_page(
-    queue: str, wanted: Filter, after: DeadLetter | None, *, data: bool = False, history: bool = True
+    queue: str, wanted: Filter, after: DeadLetter | None, *, data: bool = False, history: History = True
 ) -> Steps[tuple[list[DeadLetter], DeadLetter | None]]:
     """Those of the next page that fit, and where to go on; None: nothing that fits is left.
 
-    Histories are many times the rest: without ``history`` they are read only where the filter looks into them.
+    Histories are many times the rest: without ``history`` only what the filter looks into is read of them.
     """
     if after is None and wanted.first_ms is not None:
         after = place(queue, wanted.first_ms)
-    history = data or history or wanted.error is not None
+    if not data and history is False and wanted.error is not None:
+        history = "short"
     page: list[DeadLetter] = yield ask(
-        queue, "dead_letters", limit=PAGE if history else _LIGHT, after=after, data=data, history=history
+        queue, "dead_letters", limit=_LIGHT if history is not True else PAGE, after=after, data=data, history=history
     )
     past = not page or wanted.is_past(page[-1].buried)
     return list(filter(fitting(wanted), page)), None if past else page[-1]
@@ -51,7 +54,7 @@ def letters_page(
 
 def fitting(wanted: Filter) -> Callable[[DeadLetter], bool]:
     """Whether a letter fits; those of one queue are not looked into when all of it is meant."""
-    return (lambda _: True) if wanted.is_empty else (lambda letter: wanted.fits(dead_task(letter)))
+    return (lambda _: True) if wanted.is_empty else wanted.fits
 
 
 def fitting_page(
@@ -67,22 +70,26 @@ def newest_dead(wanted: Filter, limit: int) -> Steps[Listing[DeadTask]]:
     found: list[DeadTask] = []
     total = 0
     for name in (yield from names(wanted.queue)):
-        latest: deque[DeadTask] = deque(maxlen=limit)
-        fitting = 0
+        latest: deque[DeadLetter] = deque(maxlen=limit)
+        count = 0
         after: DeadLetter | None = None
         if wanted.is_empty:
             after = yield from _before_the_last(name, limit)
         more = True
         while more:
-            page, after = yield from fitting_page(name, wanted, after)
+            page, after = yield from letters_page(name, wanted, after, history=False)
             latest.extend(page)
-            fitting += len(page)
+            count += len(page)
             more = after is not None
         if wanted.is_empty:
             info: QueueInfo = yield ask("", "queue_info", name=name)
-            fitting = max(info.dead, fitting)
-        total += fitting
-        found += latest
+            count = max(info.dead, count)
+        total += count
+        # Only those that are shown are read in full; one that went meanwhile is none any more.
+        ids = [letter.message.message_id for letter in latest]
+        for start in range(0, len(ids), PAGE):
+            chosen = ids[start : start + PAGE]
+            found += map(dead_task, (yield ask(name, "dead_letters", limit=PAGE, ids=chosen, data=False)))
     found.sort(key=lambda one: (one.buried, one.id))
     return Listing(found[-limit:] if limit else [], total)
 
@@ -171,7 +178,7 @@ def _key(letter: DeadLetter, by: Key) -> str:
         return kind_of(letter.reason)
     if by == "reason":
         return letter.reason
-    return letter.message.queue_name if by == "queue" else dead_task(letter).task
+    return letter.message.queue_name if by == "queue" else task_of(letter)
 
 
 def whole_letters(chosen: Sequence[tuple[str, str]]) -> Steps[list[DeadLetter]]:

@@ -178,7 +178,7 @@ def mend_fitting(
         if wanted.first_ms is not None:
             after = place(name, wanted.first_ms)
         while there > 0 and not full and (limit is None or total < limit):
-            page = yield from dead_page(name, after, history=wanted.error is not None)
+            page = yield from dead_page(name, after, history="short" if wanted.error is not None else False)
             if not page:
                 break
             after = page[-1]

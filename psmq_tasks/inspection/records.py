@@ -141,22 +141,27 @@ class Filter:
         """Whether every letter of the queue (or of all) is meant."""
         return all(part is None for part in (self.task, self.error, self.reason, self.since, self.until))
 
-    def fits(self, found: DeadTask) -> bool:
-        """Whether this letter is meant."""
-        if self.queue is not None and found.queue != self.queue:
+    def fits(self, letter: DeadLetter) -> bool:
+        """Whether this letter is meant. The cheap questions come first: there may be very many letters."""
+        if self.queue is not None and letter.message.queue_name != self.queue:
             return False
-        if (self.since is not None and found.buried < self.since) or self.is_past(found.buried):
+        if self.since is not None or self.until is not None:
+            buried = buried_of(letter)
+            if (self.since is not None and buried < self.since) or self.is_past(buried):
+                return False
+        if self.reason is not None and self.reason.casefold() not in letter.reason.casefold():
             return False
-        if self.reason is not None and self.reason.casefold() not in found.reason.casefold():
-            return False
-        if self.task is not None and not (
-            fnmatchcase(found.task, self.task) or fnmatchcase(found.task.rpartition(":")[2], self.task)
-        ):
-            return False
+        if self.task is not None:
+            task = task_of(letter)
+            if not (fnmatchcase(task, self.task) or fnmatchcase(task.rpartition(":")[2], self.task)):
+                return False
         if self.error is not None:
-            last = [failure for failure in found.failures if failure.outcome != "edited"][-1:]
-            words = [found.reason, *(f"{failure.type}: {failure.message}" for failure in last)]
-            return any(self.error.casefold() in text.casefold() for text in words)
+            wanted = self.error.casefold()
+            if wanted in letter.reason.casefold():
+                return True
+            attempts = (words for words in map(Failure.in_short, reversed(letter.failures)) if words[0] != "edited")
+            _, last = next(attempts, ("", ""))
+            return wanted in last.casefold()
         return True
 
     def is_past(self, buried: datetime) -> bool:
@@ -234,12 +239,26 @@ def dead_task(letter: DeadLetter, *, size: bool = False) -> DeadTask:
     failures = tuple(map(Failure.unpack, letter.failures))
     return DeadTask(
         **_seen(letter.message, failures),
-        buried=max(letter.buried, _or(lambda: letter.message.sent, letter.buried)),
+        buried=buried_of(letter),
         reason=letter.reason,
         failures=failures,
         size=len(data_of(letter.message)) if size else None,
         data=data_of(letter.message) if size else None,
     )
+
+
+def buried_of(letter: DeadLetter) -> datetime:
+    """When it was buried, which is kept in milliseconds: within the one it was sent in, not before that."""
+    return max(letter.buried, _or(lambda: letter.message.sent, letter.buried))
+
+
+def task_of(letter: DeadLetter) -> str:
+    """The task's name, as its sender noted it, or else as its worker did; "": neither."""
+    named = _or(lambda: letter.message.metadata, {}).get("task")
+    if named:
+        return named
+    failures = map(Failure.unpack, reversed(letter.failures))
+    return next((failure.task for failure in failures if failure.task), "")
 
 
 def _seen(record: MessageRecord, failures: tuple[Failure, ...]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "ac3224892aa2bbf7"
+EXPECTED_DIGEST = "623c4245a5264159"
 
 
 def functions(raw_server):

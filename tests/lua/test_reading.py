@@ -242,3 +242,45 @@ def test_dead_letters_are_read_without_their_histories(raw):
     assert light[5:] == [b"n2;mm", b"why", b""]
     assert raw.call("dead_letters", 10, "", "0")[5:] == [b"n2;mm", b"why", b"6:failed,"]
     assert raw.call("dead_letters", 10, "", "1", id_)[5:] == [b"n2;mmbody", b"why", b"6:failed,"]
+
+
+def test_a_short_history_is_the_beginning_of_the_last_records(raw):
+    """Enough to tell what went wrong, where many letters are looked through: four records, a thousand bytes of each."""
+    id_ = raw.push(b"x")
+    records = [f"{number}:" + "é" * number * 100 for number in range(7)]
+    for record in records:
+        ((_, receipt, *_),) = raw.get()
+        raw.settle((id_, receipt, "b", "why", record, ""))
+        raw.do("redrive", "", id_)
+    ((_, receipt, *_),) = raw.get()
+    raw.settle((id_, receipt, "b", "why", "", ""))
+    (found, *_, reason, history) = raw.call("dead_letters", 9, "", "s")
+    shown = [record.encode()[:1000] for record in records[-4:]]
+    assert (found.decode(), reason) == (id_, b"why")
+    assert history == b"".join(b"%d:%b," % (len(record), record) for record in shown)
+
+
+def test_a_short_history_of_something_else_is_what_can_be_read_of_it(raw):
+    """A stranger may have written it."""
+    id_ = raw.push(b"x")
+    ((_, receipt, *_),) = raw.get()
+    raw.settle((id_, receipt, "b", "why", "", ""))
+    for text, shown in (
+        ("nonsense", b""),
+        ("3:abc,9", b"3:abc,"),
+        ("999:abc", b"3:abc,"),
+        ("99999999999999999999:a", b""),
+    ):
+        raw.server.hset(f"{raw.base}:failures", id_, text)
+        assert raw.call("dead_letters", 9, "", "s")[-1] == shown
+
+
+def test_a_page_of_large_letters_ends_early(raw):
+    """Bodies are weighed where the largest would fill a page; a letter without one is not forgotten."""
+    ids = []
+    for size in (1, 200_000, 100_000, 1):
+        ids.append(raw.push(b"x" * size))
+        ((_, receipt, *_),) = raw.get()
+        raw.settle((ids[-1], receipt, "b", "why", "", ""))
+    found = raw.call("dead_letters", 9, "", "1")
+    assert [id_.decode() for id_ in found[::8]] == ids[:2]
