@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+import re
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from psmq import errors
 from psmq.commands.request import (
@@ -14,6 +15,7 @@ from psmq.commands.request import (
     bounded_reason,
     checked_ids,
     optional_bytes,
+    text,
     texts,
 )
 from psmq.message import DeadLetter, MessageRecord, pack_metadata
@@ -72,6 +74,9 @@ def adopt(address: Address, letters: Sequence[DeadLetter]) -> Command[int]:
     return Command("adopt", address, args, int)
 
 
+#: '<token> <queue>'
+_NOTE: Final = re.compile(r"([0-9]+-[A-Za-z0-9]+) ([A-Za-z0-9._-]{1,160})")
+
 # --- transfers, in the order of lua/transferring.lua; ids: 1 … 100
 
 
@@ -119,18 +124,17 @@ def forget_departed(address: Address, marks: Sequence[tuple[str, str]]) -> Comma
 def transfers(
     address: Address, part: Literal["departing", "departed", "arriving"], cursor: str
 ) -> Command[tuple[str, list[tuple[str, str, str]]]]:
-    """A page of what is on its way. → the next cursor, "0" at the end; id, token, the other queue …"""
+    """A page of what is on its way. → the next cursor, "0" at the end; id, token, the other queue …
+
+    What a stranger wrote there is left out.
+    """
 
     def parse(reply: Any) -> tuple[str, list[tuple[str, str, str]]]:
-        cursor, *words = texts(reply)
-        return cursor, [(words[at], *_note(words[at + 1])) for at in range(0, len(words), 2)]
+        cursor, *words = map(text, reply)
+        notes = zip(words[::2], map(_NOTE.fullmatch, words[1::2]), strict=True)
+        return cursor, [(message_id, note[1], note[2]) for message_id, note in notes if note]
 
     return Command("transfers", address, (part, cursor), parse, numbered=False)
-
-
-def _note(text: str) -> tuple[str, str]:
-    token, _, queue = text.partition(" ")
-    return token, queue
 
 
 def _packed(failures: Sequence[bytes]) -> bytes:

@@ -283,3 +283,28 @@ def test_two_redrivers_at_once_lose_nothing_and_double_nothing(manager, queue, o
     assert sorted(dead + ready) == sorted(ids)
     assert sum(len(result.done) for result in results) == len(ready)
     assert problems(manager, queue, other) == []
+
+
+def test_what_strangers_wrote_among_the_notes_stops_nobody(manager, raw_server, queue, other):
+    """It is no note of a transfer, and so nothing is done about it; keys of another type are set aside."""
+    for one in (queue, other):
+        for part in ("departing", "departed", "arriving"):
+            notes = {
+                b"\xff": b"\xfe",
+                "id": "no note",
+                "other": "1-abc",
+                "third": "1-abcdefgh \x1b[2J",
+                "4": "nan-x q q",
+            }
+            raw_server.hset(f"{one._address.base}:{part}", mapping=notes)
+    ids = bury(queue, 2)
+    assert queue.finish_transfers() == other.finish_transfers() == []
+    assert queue.transfer(ids, other.name).done == tuple(ids)
+    for one in (queue, other):
+        assert "\x1b" not in "".join(found.message for found in manager.audit(one.name))
+        for part in ("departing", "departed", "arriving"):
+            raw_server.delete(f"{one._address.base}:{part}")
+            raw_server.set(f"{one._address.base}:{part}", "a string")
+    ids = bury(queue, 2)
+    assert queue.transfer(ids, other.name).done == tuple(ids)
+    assert queue.finish_transfers() == other.finish_transfers() == []
