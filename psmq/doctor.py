@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psmq import commands, library
 from psmq.commands import Address, Plain
 from psmq.errors import PsmqError, QueueNotFound
-from psmq.findings import Finding
+from psmq.findings import Finding, moving, totals_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -242,6 +242,7 @@ def _queue(address: Address) -> Steps:
         kept = info.config.dead_retention
         message = f"{info.dead} dead letters" + (f", each kept for {kept:g} s" if kept else "")
         found.append(Finding("advice", subject, message, fix))
+    found += yield from moving(address, (yield from totals_of(address)))
     largest = yield Plain(("HGET", address.base, "largest"), lambda reply: int(reply or 0))
     if largest > _LARGE:
         message = f"its largest message had {largest / 1024:.0f} KiB: large ones hold up everybody's commands"

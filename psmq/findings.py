@@ -53,8 +53,7 @@ class Finding:
 
 def audit(address: Address) -> Generator[Any, Any, list[Finding]]:
     """Recount a queue's books, page by page; each page is one moment, so traffic disturbs nothing."""
-    _, pairs = yield commands.audit(address, "totals", "0")
-    totals = {name: int(number) for name, number in pairs}
+    totals = yield from totals_of(address)
     subject = f"queue {address.name}"
     found = []
     wrong: dict[tuple[str, str], set[str]] = {}
@@ -77,9 +76,7 @@ def audit(address: Address) -> Generator[Any, Any, list[Finding]]:
         else:
             message = f"{part} of {len(ids)} messages that are not there ({named})"
             found.append(Finding("problem", subject, message, _BUG))
-    for move in _MOVES:
-        if totals[move]:
-            found += yield from _moving(address, move)
+    found += yield from moving(address, totals)
     held = sum(totals[place] for place in _PLACES)
     came = sum(totals[counter] for counter in ("sent", "imported", "arrived"))
     went = sum(totals[counter] for counter in ("deleted", "popped", "expired", "purged", "departed", "outlived"))
@@ -92,8 +89,22 @@ def audit(address: Address) -> Generator[Any, Any, list[Finding]]:
     return found
 
 
-def _moving(address: Address, move: Move) -> Generator[Any, Any, list[Finding]]:
+def totals_of(address: Address) -> Generator[Any, Any, dict[str, int]]:
+    """How many are where, and came and went, at one moment."""
+    _, pairs = yield commands.audit(address, "totals", "0")
+    return {name: int(number) for name, number in pairs}
+
+
+def moving(address: Address, totals: dict[str, int]) -> Generator[Any, Any, list[Finding]]:
     """What is on its way from or to other queues: for a moment, or because a redrive was broken off."""
+    found = []
+    for move in _MOVES:
+        if totals[move]:
+            found += yield from _moving(address, move)
+    return found
+
+
+def _moving(address: Address, move: Move) -> Generator[Any, Any, list[Finding]]:
     ids: dict[str, set[str]] = {}
     cursor = ""
     while cursor != "0":

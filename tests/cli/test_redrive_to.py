@@ -149,6 +149,7 @@ def test_killed_in_the_middle_the_same_command_completes_it(app, slow, run, serv
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL
     told = "".join(run("doctor", "--audit", name).stdout for name in ("shop", "slow"))
+    assert "psmq dead redrive --unfinished -q" in run("doctor", code=1).stdout
     assert "psmq dead redrive --unfinished -q" in told
     if how == "--unfinished":
         run("dead", "redrive", "--unfinished")
