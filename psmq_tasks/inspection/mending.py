@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from psmq.errors import MessageNotFound
+from psmq.errors import MessageNotFound, QueueNotFound
 from psmq_tasks.inspection.letters import dead_page, fitting, place
 from psmq_tasks.inspection.records import Filter, Mended
 from psmq_tasks.inspection.steps import PAGE, Rest, ask, names
@@ -129,7 +129,10 @@ def finish_transfers(queue: str | None) -> Steps[list[tuple[str, str]]]:
     """Complete what was broken off between queues. → (one of both queues, id) of what is where it should be now"""
     found = []
     for name in (yield from names(queue)):
-        found += [(name, one) for one in (yield ask(name, "finish_transfers"))]
+        try:
+            found += [(name, one) for one in (yield ask(name, "finish_transfers"))]
+        except QueueNotFound:
+            continue  # deleted since it was listed
     return found
 
 
