@@ -4,9 +4,10 @@ Nothing is unpickled, unless ``Calls`` is told to: a call is known by the metada
 display only.
 """
 
+from psmq_tasks.inspection.async_inspector import AsyncInspector
 from psmq_tasks.inspection.calls import Calls, Change, OpenedCall
 from psmq_tasks.inspection.exchange import letters_of
-from psmq_tasks.inspection.inspector import AsyncInspector, Inspector
+from psmq_tasks.inspection.inspector import Inspector
 from psmq_tasks.inspection.records import (
     DeadTask,
     Filter,

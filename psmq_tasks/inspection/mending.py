@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psmq.errors import MessageNotFound, QueueNotFound
+from psmq_tasks.envelope import Keyring
+from psmq_tasks.inspection.calls import Calls
 from psmq_tasks.inspection.letters import dead_page, fitting, place
 from psmq_tasks.inspection.records import Filter, Mended
 from psmq_tasks.inspection.steps import PAGE, Rest, ask, names
@@ -105,6 +107,18 @@ class Transferring(NamedTuple):
             queue, "transfer", ids=ids, to=self.to, keep_count=self.keep_count, rewrite=self.rewrite
         )
         return Done(len(found.done), found.gone, found.stayed, found.full)
+
+
+PURGING: Final = Batch("purge", {})
+HASTENING: Final = Batch("hasten", {})
+
+
+def redriving(to: str | None, calls: Calls | None, *, keep_attempts: bool) -> Batch | Transferring:
+    """``to`` None: where they are; ``calls`` None: there is no key that vouches for a call elsewhere."""
+    if to is None:
+        return Batch("redrive", {"keep_count": keep_attempts})
+    vouching = calls or Calls(Keyring(()))
+    return Transferring(to, keep_attempts, lambda letter: vouching.moved(letter, to))
 
 
 def mend_ids(batch: Batch | Transferring, chosen: Sequence[tuple[str, str]]) -> Steps[Mended]:

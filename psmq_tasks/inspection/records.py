@@ -174,6 +174,9 @@ class Filter:
         return None if self.since is None else max(int(self.since.timestamp() * 1000) - 1, 0)
 
 
+ANY: Final = Filter()
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Dead letters that have something in common."""
