@@ -21,6 +21,7 @@ class Event:
     number: int
     time: datetime
     #: pushed delivered extended released ended deleted popped buried redriven hastened amended adopted expired purged
+    #: departed arrived outlived
     verb: str
     message_id: str
     #: who asked for it, ``host:pid``; "" for what has no sender of its own
@@ -29,7 +30,7 @@ class Event:
     seconds: float | None = None
     #: delivered, popped: which delivery it is; 0 otherwise
     attempt: int = 0
-    #: released: counted, uncounted or lost (with its worker), and why; buried: why
+    #: released: counted, uncounted or lost (with its worker), and why; buried: why; departed, arrived: the other queue
     how: str = ""
     reason: str = ""
     #: pushed: the beginning of its metadata
@@ -78,7 +79,7 @@ def read_events(number: int, text: str) -> list[Event]:
 
 def _details(verb: str, details: str) -> dict[str, Any]:
     first, _, rest = details.partition(" ")
-    if verb == "buried":
+    if verb in ("buried", "departed", "arrived"):
         return {"reason": details}
     if not _is_number(first):
         return {}

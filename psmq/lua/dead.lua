@@ -115,6 +115,7 @@ function dead.outlive(call)
     end
     if #ids > 0 then
         calls.count(call, 'outlived', #ids)
+        events.note(call, 'outlived', ids)
     end
 end
 

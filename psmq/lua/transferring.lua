@@ -192,6 +192,9 @@ function transferring.leave(ks, argv)
         end
     end
     calls.count(call, 'departed', #left)
+    if #left > 0 then
+        events.note(call, 'departed', left, target)
+    end
     calls.finish(call, table.concat(left, ' '))
     return left
 end
@@ -217,6 +220,7 @@ function transferring.admit(ks, argv)
                 entry.place = entries.place(entries.priority(entry.place), call.now)
                 batch.put(writes, 'HSET', k.state, id, entries.text(entry))
                 moving.make_ready(call, id, entry)
+                events.note(call, 'arrived', id, source)
                 ready = ready + 1
             else
                 for _, key in ipairs({ k.messages, k.state, k.failures }) do

@@ -31,6 +31,9 @@ _WORDS: Final = {
     "adopted": "imported{by}",
     "expired": "its ttl ended: dropped",
     "purged": "purged{by}",
+    "departed": "went to queue {reason}{by}",
+    "arrived": "came from queue {reason}{by}",
+    "outlived": "kept for its queue's dead_retention: dropped",
     "finished": "finished",
 }
 #: what workers write in front of a reason; the line above says it
@@ -138,7 +141,7 @@ def _what(event: Event) -> str:
     if event.verb == "buried":
         return f"dead{because}"
     if event.verb != "released":
-        return _WORDS.get(event.verb, event.verb).format(by=by)
+        return _WORDS.get(event.verb, event.verb).format(by=by, reason=event.reason)
     if event.how == "uncounted":
         return f"handed back, {later}, uncounted{because}"
     again = f", again {later}" if event.seconds is not None else ""

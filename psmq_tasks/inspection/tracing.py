@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["Traced", "again", "trace"]
 
 #: how a message left its queue, by the last thing that happened to it
-_ENDS: Final = {"deleted": "done", "popped": "done", "expired": "expired", "purged": "purged"}
+_ENDS: Final = {
+    "deleted": "done",
+    "popped": "done",
+    **{verb: verb for verb in ("expired", "purged", "departed", "outlived")},
+}
 #: what is not in any queue and not known to be done
 _GONE: Final = "gone"
 #: where one looks for a message, the end of whose id is known
@@ -33,7 +37,8 @@ _STATES: Final = ("dead", "delayed", "leased", "ready")
 class Traced(_Seen):
     """The life of a message, as far as its queue, its history and the event log tell."""
 
-    #: ready, delayed, leased or dead; done, expired or purged; gone: finished, without a log that would say how
+    #: ready, delayed, leased or dead; done, expired, purged, departed (to another queue) or
+    #: outlived (its queue's dead_retention); gone: finished, without a log that would say how
     state: str
     #: delayed: becomes ready; leased: its lease ends; dead: was buried; None otherwise
     due: datetime | None

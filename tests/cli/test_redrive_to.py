@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from mishaps import kill
+from support import wait_until
 
 from psmq_tasks import TaskApp
 from psmq_tasks.inspection import Calls, Inspector
@@ -184,3 +185,21 @@ def test_programs_do_the_same(app, slow, manager, namespace):
     mended = inspector.redrive([("shop", message_id)], to="slow", calls=Calls(app.keyring, namespace))
     assert (mended.done, mended.queues) == (1, ("slow",))
     assert open_there(app, namespace, slow.get()).task == "shop:order"
+
+
+def test_its_life_is_told_over_both_queues(manager, run, read):
+    """With event logs: where it went and where it came from; and what was dropped because it was kept long enough."""
+    queue, slow = manager.get_queue("q", event_log=100), manager.get_queue("slow", event_log=100)
+    (message_id,) = kill(queue)
+    run("dead", "redrive", message_id, "--to", "slow")
+    told = read("trace", message_id)
+    assert [event["verb"] for event in told["events"]] == ["pushed", "delivered", "buried", "departed", "arrived"]
+    assert (told["queue"], told["state"]) == ("slow", "ready")
+    shown = run("trace", message_id).stdout
+    assert "went to queue slow" in shown
+    assert "came from queue q" in shown
+    slow.get().bury("why")
+    slow.configure(dead_retention=0.001)
+    wait_until(lambda: slow.get() or slow.info().counters["outlived"])
+    assert read("trace", message_id)["state"] == "outlived"
+    assert "dead_retention" in run("trace", message_id).stdout

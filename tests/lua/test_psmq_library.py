@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "623c4245a5264159"
+EXPECTED_DIGEST = "70965c968ac8f10a"
 
 
 def functions(raw_server):
