@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from psmq_tasks.inspection.steps import Steps
 
 #: letters without their histories in one page
-_LIGHT: Final = 300
+_LIGHT: Final = 200
 
 History = bool | Literal["short"]
 #: kinds that are told apart when letters are counted by kind
