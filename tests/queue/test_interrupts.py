@@ -211,7 +211,7 @@ def test_signals_at_any_moment_lose_nothing(queue):
             try:
                 signal.setitimer(signal.ITIMER_REAL, 0.0005 + number * 0.0001)
                 while True:
-                    if message := queue.get(wait=0.002, visibility_timeout=60):
+                    if message := queue.get(wait=0.002, visibility_timeout=6):
                         held.append(message)
             except KeyboardInterrupt:
                 pass
@@ -225,7 +225,7 @@ def test_signals_at_any_moment_lose_nothing(queue):
     lost = counts(queue)[2]
     assert lost <= 3
     seen = len(held)
-    while message := queue.get(wait=2.5 if lost else 0):
+    while message := queue.get(wait=7 if lost else 0):
         message.delete()
         seen += 1
         lost = counts(queue)[2] or (lost and counts(queue)[0])
