@@ -215,7 +215,7 @@ def test_a_deleted_queue_leaves_no_key(raw):
         for id_, receipt, *_ in raw.get(2):
             raw.settle((id_, receipt, "b", "why", "failed", "result"))
     assert raw.call("delete_queue", "1") == 0
-    assert list(raw.server.scan_iter(f"{raw.base}*")) == [raw.base.encode()]
+    assert set(raw.server.scan_iter(f"{raw.base}*")) == {raw.base.encode()}, "SCAN may tell a key twice"
     with raw.refused("QUEUE_DELETING"):
         raw.push()
     assert raw.call("forget_queue") == 1
@@ -230,7 +230,7 @@ def test_deleting_goes_on_where_it_stopped(raw):
     raw.server.zadd(f"{raw.base}:results", {f"r{number}": number for number in range(1500)})
     assert raw.call("delete_queue", "1") == 1300
     assert [raw.call("delete_queue", "0") for _ in range(7)] == [1100, 900, 700, 500, 300, 100, 0]
-    assert list(raw.server.scan_iter(f"{raw.base}*")) == [raw.base.encode()]
+    assert set(raw.server.scan_iter(f"{raw.base}*")) == {raw.base.encode()}, "SCAN may tell a key twice"
 
 
 def test_going_on_does_not_delete_what_was_made_anew(raw):
