@@ -3,21 +3,27 @@
 Everything public is named here.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from psmq import errors
-from psmq.async_queue import AsyncMessage, AsyncQueue
 from psmq.commands import Delivered, NewMessage, draw_randoms
 from psmq.config import QueueConfig
 from psmq.consumer import Consumer
 from psmq.durability import Durability
 from psmq.errors import PsmqError
 from psmq.findings import Finding
-from psmq.manager import AsyncQueueManager, QueueManager
+from psmq.manager import QueueManager
 from psmq.message import DeadLetter, MessageRecord, QueueInfo, id_random, id_time
 from psmq.queue import Message, Queue
 from psmq.settlement import Bury, Delete, Release, Settlement
 from psmq.stats import QueueStats
 from psmq.traces import Event, Trace
 from psmq.transfers import Transfer
+
+if TYPE_CHECKING:
+    from psmq.async_manager import AsyncQueueManager
+    from psmq.async_queue import AsyncMessage, AsyncQueue
 
 __version__ = "0.1.0"
 
@@ -52,8 +58,27 @@ __all__ = [
     "id_time",
 ]
 
-for _name in __all__:
-    _public = globals()[_name]
-    if isinstance(_public, type):
-        _public.__module__ = __name__  # reprs and tracebacks say psmq.Queue
-del _name, _public
+# Imported when first asked for: asyncio takes longer than all the rest, and a shell's Tab must not wait for it.
+_ASYNC = {
+    "AsyncMessage": "psmq.async_queue",
+    "AsyncQueue": "psmq.async_queue",
+    "AsyncQueueManager": "psmq.async_manager",
+}
+
+
+def _public(name: str, found: Any) -> Any:
+    if isinstance(found, type):
+        found.__module__ = __name__  # reprs and tracebacks say psmq.Queue
+    globals()[name] = found
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ASYNC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _public(name, getattr(import_module(_ASYNC[name]), name))
+
+
+for _name in set(__all__) - _ASYNC.keys():
+    _public(_name, globals()[_name])
+del _name

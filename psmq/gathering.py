@@ -10,7 +10,6 @@ that.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
@@ -19,6 +18,7 @@ from psmq.commands import BATCH, Command, joined_pushes, push_size
 from psmq.errors import OutcomeUnknown, PsmqError, ServerUnreachable
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 __all__ = ["Ahead", "AsyncGatherer", "Gatherer"]
@@ -218,6 +218,8 @@ class AsyncGatherer:
                 return await self._run(push, clock)
             finally:
                 self._alone = False
+        import asyncio
+
         loop = asyncio.get_running_loop()
         entry = _Awaited(push, clock, loop.create_future())
         self._waiting.append(entry)

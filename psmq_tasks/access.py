@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from psmq import AsyncQueueManager, QueueManager
+from psmq import QueueManager
 from psmq.config import check_name
 from psmq.errors import InvalidOption
 from psmq_tasks.envelope import Keyring
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from psmq import AsyncQueue, Queue
+    from psmq import AsyncQueue, AsyncQueueManager, Queue
 
 __all__ = ["ServerAccess"]
 
@@ -67,6 +67,8 @@ class ServerAccess:
     def async_manager(self) -> AsyncQueueManager:
         """The server, for asyncio programs."""
         if self._async_manager is None:
+            from psmq import AsyncQueueManager  # brings asyncio along
+
             self._async_manager = (
                 AsyncQueueManager(**self._server, namespace=self.namespace)
                 if self._server

