@@ -26,7 +26,7 @@ def limited():
     watch('limited', 3)
 """
 #: as psmq-worker, with another constant
-RUN = "import sys; from psmq_tasks import cli, supervisor; supervisor.MAX_LEASE = 1.0; sys.exit(cli.worker())"
+RUN = "import sys; from psmq_tasks import cli, leases; leases.MAX_LEASE = 1.0; sys.exit(cli.worker())"
 
 
 def test_after_the_longest_lease_others_may_have_it_and_the_log_says_so(stage):

@@ -1,0 +1,153 @@
+"""Leases of what children hold: kept while it runs, given up when another has it, taken back when a slot does not
+come to start it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from psmq import Release
+from psmq.errors import PsmqError, QueueNotFound
+from psmq.kill_points import passing
+from psmq_tasks.inflight import HELD, STARTED, Entry
+from psmq_tasks.teller import SHORT_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from psmq_tasks.dues import Dues
+    from psmq_tasks.process import ChildProcess, Lease
+
+__all__ = ["Leases"]
+
+#: seconds a slot may hold what it has not started, before that is given to others: behind a task that runs for so long,
+#: and behind nothing that runs
+_BEHIND_LONG, _LONG = 0.04, 0.1
+#: seconds between revoking and looking at the marks: a slot marks, then looks at `revoked`
+_REVOKE_PAUSE: Final = 0.003
+#: seconds a lease lasts, as long as nothing else is known
+_LEASE: Final = 30.0
+#: seconds a task without a hard limit keeps its lease
+MAX_LEASE: Final = 12 * 3600.0
+
+_log = logging.getLogger("psmq_tasks.supervisor")
+
+#: a message in a child's hands: pid, place, generation
+Key = tuple[int, int, int]
+
+
+class Leases:
+    """What the supervisor does with the leases of its children, tick by tick."""
+
+    def __init__(self, dues: Dues) -> None:
+        self._dues = dues
+        self._taken_back: set[Key] = set()
+        #: what was not started when it was seen first, and when that was
+        self._held_since: dict[Key, float] = {}
+        self._extended_at = time.monotonic()
+
+    @property
+    def any_unstarted(self) -> bool:
+        """Whether anything waits for its slot: then a look is due sooner."""
+        return bool(self._held_since)
+
+    def was_taken_back(self, child: ChildProcess, entry: Entry) -> bool:
+        """Whether others have it already."""
+        return entry.state == HELD and (child.pid, entry.place, entry.generation) in self._taken_back
+
+    def forget(self, pid: int) -> None:
+        """That child is no more."""
+        self._taken_back = {key for key in self._taken_back if key[0] != pid}
+
+    def extend(self, leases: list[Lease], children: Sequence[ChildProcess]) -> None:
+        """Every third of the shortest lease, whatever the children are doing."""
+        now = time.monotonic()
+        shortest = self._dues.shortest_lease = self._shortest(children)
+        if not self._dues.asking or now - self._extended_at < shortest / 3:
+            return
+        failed: set[object] = set()
+        asked = False
+        for index, queue in enumerate(self._dues.queues):
+            mine = [lease for lease in leases if lease.entry.queue == index and self._keeps(lease, now)]
+            node = self._dues.consumer.node_of(queue)
+            if not mine or node in failed:
+                continue
+            try:
+                pairs = [(lease.entry.message_id, lease.entry.receipt) for lease in mine]
+                words = self._dues.consumer.extend(queue, pairs)
+                asked = True
+            except QueueNotFound:
+                continue
+            except PsmqError as error:
+                self._dues.failing(error)
+                failed.add(node)
+                continue
+            for lease, word in zip(mine, words, strict=True):
+                if word == "stale":
+                    self._lose(lease)
+                else:
+                    lease.child.table.note_extended(lease.entry)
+        passing("supervisor.extended")
+        if not failed:
+            if asked:
+                self._dues.answered()
+            self._extended_at = now
+
+    def _shortest(self, children: Sequence[ChildProcess]) -> float:
+        """A child asks for leases as its queues were set up when it started, which may have been after us."""
+        ours = [queue.visibility_seconds for queue in self._dues.queues]
+        return min(ours + [child.table.lease for child in children if child.table.ready], default=_LEASE)
+
+    def _keeps(self, lease: Lease, now: float) -> bool:
+        child, entry = lease
+        if self.was_taken_back(child, entry) or child.table.is_lost(entry.place, entry.generation):
+            return False
+        if entry.started_at and not entry.limit and now - entry.started_at > MAX_LEASE:
+            child.table.lose(entry)
+            short, hours = entry.message_id[-SHORT_ID:], MAX_LEASE / 3600
+            _log.error("%s runs for more than %g h: others may have it (a time_limit would end it)", short, hours)
+            return False
+        return True
+
+    def _lose(self, lease: Lease) -> None:
+        """Refused: settled in this moment, or passed on. The table as it is now tells which."""
+        for entry in lease.child.table.entries():
+            same = entry.place == lease.entry.place and entry.generation == lease.entry.generation
+            if same and entry.state == STARTED:
+                lease.child.table.lose(entry)
+                short = entry.message_id[-SHORT_ID:]
+                _log.warning("%s has passed to another worker, though it still runs here", short)
+
+    def take_back(self, leases: list[Lease], *, all_: bool = False) -> None:
+        """Give to others what a slot does not come to start (or everything not started, at a stop), uncounted.
+
+        It is behind a long task, its process is stopped or another thread there keeps the GIL: slots take no more than
+        ten milliseconds of work.
+        """
+        now = time.monotonic()
+        keys = {(child.pid, entry.place, entry.generation): (child, entry) for child, entry in leases}
+        self._taken_back &= keys.keys()
+        held = {key: lease for key, lease in keys.items() if lease[1].state == HELD and lease[1].slot is not None}
+        self._held_since = {key: self._held_since.get(key, now) for key in held}
+        running = {(child.pid, entry.slot): entry.started_at for child, entry in leases if entry.state == STARTED}
+        wanted: dict[Key, ChildProcess] = {}
+        for key, (child, entry) in held.items():
+            started = running.get((child.pid, entry.slot))
+            long = now - self._held_since[key] >= _LONG if started is None else now - started >= _BEHIND_LONG
+            if key not in self._taken_back and (all_ or long):
+                assert entry.slot is not None
+                child.table.revoke(entry.slot)
+                wanted[key] = child
+        if not wanted:
+            return
+        passing("supervisor.revoked")
+        time.sleep(_REVOKE_PAUSE)
+        for child in {child.pid: child for child in wanted.values()}.values():
+            for entry in child.table.entries():
+                key = (child.pid, entry.place, entry.generation)
+                if key in wanted and entry.state == HELD:
+                    self._taken_back.add(key)
+                    self._dues.owe(entry, Release(count=False))
+        self._dues.pay()
