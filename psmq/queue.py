@@ -112,7 +112,7 @@ class Queue(QueueFlows):
         metadata: Mapping[str, str] | None = None,
         result_ttl: float | timedelta | None = None,
     ) -> str:
-        """Store a message; None stands for the queue's setting. → its id
+        """Store a message; None stands for the queue's setting. A NewMessage has its own options. → its id
 
         Raises NotSerializable, MessageTooLarge, QueueFull, ServerFull, InvalidOption; then nothing was stored.
         """

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from psmq import id_random
 from psmq.config import check_name
-from psmq.errors import InvalidOption, PsmqError
+from psmq.errors import InvalidOption, PsmqError, QueueNotFound
 from psmq_tasks import naming
 from psmq_tasks.access import ServerAccess
 from psmq_tasks.definition import AsyncTask, Call, Task, make_task, wear
@@ -22,7 +22,7 @@ from psmq_tasks.events import Events
 from psmq_tasks.options import TaskOptions
 from psmq_tasks.payload import SealedCall, load_call, open_result
 from psmq_tasks.retry import lift
-from psmq_tasks.sending import sends
+from psmq_tasks.sending import announced, prepared, sends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -202,6 +202,25 @@ class TaskApp(ServerAccess):
         return found
 
     # -- sending ------------------------------------------------------------------------------------------------------
+
+    def send_one(self, call: Call[Any]) -> TaskHandle[Any]:
+        """Sends one call; once this returns, the server has it."""
+        queue_name, message = prepared(self, call)
+        try:
+            message_id = self.queue(queue_name).push(message)
+        except QueueNotFound:  # deleted since we opened it
+            message_id = self.queue(queue_name, anew=True).push(message)
+        return announced(self, queue_name, ((call.task, message_id),))[0]
+
+    async def asend_one(self, call: Call[Any]) -> TaskHandle[Any]:
+        """send_one() for async code."""
+        await self._akeyring()
+        queue_name, message = prepared(self, call)
+        try:
+            message_id = await (await self.aqueue(queue_name)).push(message)
+        except QueueNotFound:
+            message_id = await (await self.aqueue(queue_name, anew=True)).push(message)
+        return announced(self, queue_name, ((call.task, message_id),))[0]
 
     def send(self, calls: Iterable[Call[Any]]) -> list[TaskHandle[Any]]:
         """Sends calls of any of its tasks in their order, 200 per trip and queue; read as they go."""

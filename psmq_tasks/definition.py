@@ -30,6 +30,12 @@ R = TypeVar("R")
 class Sender(Protocol):
     """What a task needs of its app."""
 
+    def send_one(self, call: Call[Any]) -> TaskHandle[Any]:
+        """Sends one."""
+
+    async def asend_one(self, call: Call[Any]) -> TaskHandle[Any]:
+        """The same, awaited."""
+
     def send(self, calls: Iterable[Call[Any]]) -> list[TaskHandle[Any]]:
         """Sends them in their order, 200 per trip."""
 
@@ -98,11 +104,11 @@ class Task(Generic[P, R]):
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
         """Sends one call. Once this returns, the server has it."""
-        return self._sender.send((self.call(*args, **kwargs),))[0]
+        return self._sender.send_one(self.call(*args, **kwargs))
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
         """delay() for async code."""
-        return (await self._sender.asend((self.call(*args, **kwargs),)))[0]
+        return await self._sender.asend_one(self.call(*args, **kwargs))
 
     def delay_many(self, calls: Iterable[Call[R]]) -> list[TaskHandle[R]]:
         """Sends many calls, read from the iterable as they go, 200 per trip.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from psmq_tasks.envelope import Keyring
     from psmq_tasks.events import Events
 
-__all__ = ["Part", "message_of", "sends"]
+__all__ = ["Part", "announced", "message_of", "prepared", "sends"]
 
 #: calls that travel in one trip
 BATCH: Final = 200
@@ -53,6 +53,25 @@ class Part(NamedTuple):
 
 #: a call, its place among all, and the random part of its message's id
 _Numbered = tuple[int, "Call[Any]", str]
+
+
+def prepared(app: SendingApp, call: Call[Any]) -> tuple[str, NewMessage]:
+    """One call that goes by itself: its queue, and its message."""
+    if app.events.wanted("before_send"):
+        app.events.emit("before_send", app=app, calls=[call])
+    queue_name = call.task.options.queue or app.name
+    return queue_name, message_of(app, call, queue_name, draw_randoms(1)[0])
+
+
+def announced(app: SendingApp, queue_name: str, sent: Iterable[tuple[Task[..., Any], str]]) -> list[TaskHandle[Any]]:
+    """The handles of calls that the server has: their tasks, and their messages' ids."""
+    handles: list[TaskHandle[Any]] = [
+        TaskHandle(app, message_id, queue_name, task.name, kept=task.options.result_ttl > 0)
+        for task, message_id in sent
+    ]
+    if app.events.wanted("after_send"):
+        app.events.emit("after_send", app=app, handles=handles)
+    return handles
 
 
 def sends(app: SendingApp, calls: Iterable[Call[Any]]) -> Generator[Part, None, list[TaskHandle[Any]]]:
@@ -134,16 +153,12 @@ class _Sending:
                 raise
 
         def progress(ids: list[str]) -> None:
-            handles = []
-            for message_id in ids:
-                index, task, _ = waiting.popleft()
-                kept = task.options.result_ttl > 0
-                handle: TaskHandle[Any] = TaskHandle(self._app, message_id, queue_name, task.name, kept=kept)
+            stored = [waiting.popleft() for _ in ids]
+            tasks = (task for _, task, _ in stored)
+            handles = announced(self._app, queue_name, zip(tasks, ids, strict=True))
+            for (index, _, _), handle in zip(stored, handles, strict=True):
                 self.handles[index] = handle
-                handles.append(handle)
             self.stored += len(ids)
-            if self._app.events.wanted("after_send"):
-                self._app.events.emit("after_send", app=self._app, handles=handles)
 
         def unsent() -> Iterator[NewMessage]:
             yield from [message for _, _, message in waiting]

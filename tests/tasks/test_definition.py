@@ -24,6 +24,12 @@ class Outbox:
         self.sent: list[Call] = []
         self.known: dict[str, Task] = {}
 
+    def send_one(self, call):
+        return self.send([call])[0]
+
+    async def asend_one(self, call):
+        return self.send_one(call)
+
     def send(self, calls):
         calls = list(calls)
         self.sent += calls
