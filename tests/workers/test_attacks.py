@@ -242,7 +242,7 @@ def test_a_stopped_process_that_waits_takes_no_message_along(stage):
     family = wait_until(lambda: len(children(worker.pid)) == 2 and children(worker.pid))
     assert tasks.one.delay().result(timeout=5) == 1
     with redis.Redis.from_url(stage.manager.settings()["url"]) as client:  # both are idle: they wait on the server
-        wait_until(lambda: sum(found["cmd"] == "blpop" for found in client.client_list()) >= 2)
+        wait_until(lambda: sum(one["cmd"] == "blpop" and "b" in one["flags"] for one in client.client_list()) >= 2)
     os.kill(family[0], signal.SIGSTOP)
     try:
         began = time.monotonic()
