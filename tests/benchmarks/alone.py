@@ -241,9 +241,9 @@ def threads(folder, jobs):
 def waiting(folder, jobs):
     """Tasks that wait: the share of what so many slots could do."""
     for label, name, seconds, count, slots, options in (
-        ("1 ms on 2 x 8 threads", "nap", 0.001, 10_000, 16, ()),
+        ("1 ms on 2 x 8 threads", "nap", 0.001, 40_000, 16, ()),
         ("10 ms on 2 x 8 threads", "nap", 0.01, 4_000, 16, ()),
-        ("10 ms async, concurrency 500", "anap", 0.01, 20_000, 1000, ("--async-concurrency", 500)),
+        ("10 ms async, concurrency 500", "anap", 0.01, 60_000, 1000, ("--async-concurrency", 500)),
     ):
         with fresh(folder) as run:
             task = getattr(run.tasks, name)
