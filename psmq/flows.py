@@ -218,7 +218,7 @@ class QueueFlows:
                         self._address, (), wanted, visibility_timeout=visibility_timeout
                     )
                 except PsmqError:
-                    return answer  # what is held is worth more than the error
+                    break  # what is held is worth more than the error, if it is still held
                 answer = answer._replace(messages=answer.messages + more.messages)
                 rest = rest - wanted if len(more.messages) == wanted else 0
             if steady() - asked > timeout / 2:

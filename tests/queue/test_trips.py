@@ -9,7 +9,7 @@ import pytest
 from support import raw_client, wait_until
 
 from psmq import Bury, Delete, QueueManager, Release
-from psmq.errors import InvalidOption, MessageNotFound, QueueFull
+from psmq.errors import InvalidOption, MessageNotFound, QueueFull, ServerUnreachable
 
 #: messages, and settlements, in one trip
 BATCH, SETTLED = 200, 100
@@ -120,3 +120,22 @@ def test_a_wait_that_meets_garbage_first_gives_no_more_than_was_asked_for(queue,
     thread.join(20)
     assert [message.data for message in got] == numbered(2)
     assert queue.info().ready == 3
+
+
+def test_what_is_given_after_a_trip_that_failed_late_is_still_held(queue, monkeypatch):
+    """The second trip of a get gave up when the leases of the first had ended: what others have got is not given."""
+    queue.push_many(numbered(201))
+    others = []
+    run = queue._link.run
+
+    def cut_off(command, **how):
+        if command.function == "exchange" and command.args[0] == 100:
+            wait_until(lambda: others.extend(queue.get_many(50)) or len(others) >= 50)
+            raise ServerUnreachable("cut off")
+        return run(command, **how)
+
+    monkeypatch.setattr(queue._link, "run", cut_off)
+    got = queue.get_many(300, visibility_timeout=0.4)
+    ids = {message.message_id for message in others}
+    assert len(ids) >= 50
+    assert ids.isdisjoint(message.message_id for message in got)
