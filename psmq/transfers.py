@@ -118,6 +118,9 @@ def transfer(
                         waiting.append((message_id, tries))
                     else:
                         stayed[message_id] = _WHY["busy"]
+        if batch:
+            # There is no room for them: what is larger than a page has marked more than it carried.
+            yield source.at(commands.recall(here, [(message_id, token) for message_id in batch]))
         waiting += batch.items()
     stayed |= dict.fromkeys((message_id for message_id, _ in waiting), full)
     return Transfer(tuple(done), stayed, tuple(gone), full in stayed.values())

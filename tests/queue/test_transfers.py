@@ -22,8 +22,9 @@ def other(new_queue):
 def bury(queue, count=1, data=b"x", **options):
     """→ ids, with a failure record each"""
     ids = queue.push_many([data] * count, **options)
-    for message in queue.get_many(count):
-        message.bury("why")
+    while messages := queue.get_many(count):  # a few at a time, where they are large
+        for message in messages:
+            message.bury("why")
     return ids
 
 
@@ -111,6 +112,15 @@ def test_a_full_queue_takes_what_fits(manager, queue, new_queue):
     assert set(done.stayed.values()) == {f"queue {other.name!r} holds its max_length"}
     assert (ids_of(other, "ready"), ids_of(queue, "dead")) == (sorted(done.done), sorted(done.stayed))
     assert len(done.done) == 120
+    assert problems(manager, queue, other) == []
+
+
+def test_large_letters_that_found_no_room_are_not_on_their_way(manager, queue, new_queue):
+    """A page holds few of them: those behind it were marked, too, when the other queue was full."""
+    other = new_queue(max_length=1)
+    ids = bury(queue, 4, data=b"x" * 200_000)
+    done = queue.transfer(ids, other.name)
+    assert (done.done, sorted(done.stayed)) == (tuple(ids[:1]), ids[1:])
     assert problems(manager, queue, other) == []
 
 
