@@ -14,7 +14,7 @@ from psmq.durability import Durability
 from psmq.errors import PsmqError
 from psmq.findings import Finding
 from psmq.manager import QueueManager
-from psmq.message import DeadLetter, MessageRecord, QueueInfo, id_random, id_time
+from psmq.message import DeadLetter, MessageRecord, QueueInfo, id_random, id_time, is_id
 from psmq.queue import Message, Queue
 from psmq.settlement import Bury, Delete, Release, Settlement
 from psmq.stats import QueueStats
@@ -56,6 +56,7 @@ __all__ = [
     "errors",
     "id_random",
     "id_time",
+    "is_id",
 ]
 
 # Imported when first asked for: asyncio takes longer than all the rest, and a shell's Tab must not wait for it.

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from psmq.config import QueueConfig
     from psmq.durability import Durability
 
-__all__ = ["DeadLetter", "MessageRecord", "QueueInfo", "id_random", "id_time"]
+__all__ = ["DeadLetter", "MessageRecord", "QueueInfo", "id_random", "id_time", "is_id"]
 
 #: digits of message ids: sorted like their values, and none that is misread for another
 ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 #: an id is 11 digits of microseconds, then 11 digits that the sender drew
 ID_TIME_LENGTH: Final = 11
+ID_LENGTH: Final = 22
 
 _DIGITS: Final = {digit: value for value, digit in enumerate(ALPHABET)}
 _FIELDS: Final = re.compile(rb"([a-z])(-?\d+)")
@@ -55,6 +56,11 @@ def instant(milliseconds: int) -> datetime:
 def fields_of(text: bytes) -> dict[str, int]:
     """``b"p5x170"`` as ``{"p": 5, "x": 170}``: the compact options of heads and states."""
     return {key.decode(): int(number) for key, number in _FIELDS.findall(text)}
+
+
+def is_id(text: str) -> bool:
+    """Whether it may be an id of ours: what a stranger wrote among them is never delivered."""
+    return len(text) == ID_LENGTH and text.isascii() and text.isalnum()
 
 
 class MessageRecord(NamedTuple):

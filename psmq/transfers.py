@@ -12,6 +12,7 @@ from psmq import commands
 from psmq.commands import LETTERS, Address, Command
 from psmq.errors import InvalidOption, MessageNotFound, PsmqError, QueueNotFound
 from psmq.kill_points import passing
+from psmq.message import is_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -29,6 +30,7 @@ _WHY: Final = {
     "damaged": "its bytes are not a message",
     "large": "it is larger than the max_size of queue {to!r}",
     "full": "queue {to!r} holds its max_length",
+    "strange": "its id is none of ours",
 }
 
 
@@ -87,10 +89,11 @@ def transfer(
     target = yield from _end(_beside(here, to))
     source = yield from _end(here)
     done: list[str] = []
-    stayed: dict[str, str] = {}
+    # Errors do not name what a stranger wrote so that it could be told from others: it is not asked about.
+    stayed = {message_id: _WHY["strange"] for message_id in ids if not is_id(message_id)}
     gone: list[str] = []
     full = _WHY["full"].format(to=to)
-    waiting = [(message_id, _TRIES) for message_id in ids]
+    waiting = [(message_id, _TRIES) for message_id in ids if message_id not in stayed]
     while waiting and full not in stayed.values():
         batch, waiting = dict(waiting[:LETTERS]), waiting[LETTERS:]
         try:

@@ -110,7 +110,7 @@ def _report(choice: _Choice, done: str, mended: Mended | None, *, as_json: bool,
     found = count + len(gone) + len(stayed) if mended else choice.count
     there = "" if to is None else f" to queue {to!r}"
     if as_json:
-        why = {} if to is None else {"to": to, "stayed": stayed}
+        why = ({} if to is None else {"to": to}) | ({"stayed": stayed} if done == "redriven" else {})
         print_json({done: count, "found": found, "gone": gone, "dry_run": mended is None, **why})
     elif not found:
         click.echo(f"No dead letters fit: nothing is {done}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from psmq import is_id
 from psmq.errors import MessageNotFound, QueueNotFound
 from psmq_tasks.envelope import Keyring
 from psmq_tasks.inspection.calls import Calls
@@ -67,7 +68,11 @@ class Batch(NamedTuple):
         return queue
 
     def run(self, queue: str, ids: Sequence[str]) -> Steps[Done]:
-        left, gone, done = list(ids), [], 0
+        stayed: dict[str, str] = {}
+        if self.verb == "redrive":
+            # The next get would set it aside again, and errors do not name it so that it could be told from others.
+            stayed = {message_id: "its id is none of ours" for message_id in ids if not is_id(message_id)}
+        left, gone, done = [message_id for message_id in ids if message_id not in stayed], [], 0
         while left:
             try:
                 done += yield ask(queue, self.verb, ids=left[:PAGE], **self.options)
@@ -78,7 +83,7 @@ class Batch(NamedTuple):
                 gone.append(error.message_id)
             else:
                 del left[:PAGE]
-        return Done(done, gone)
+        return Done(done, gone, stayed)
 
 
 class Transferring(NamedTuple):

@@ -183,3 +183,18 @@ def test_an_id_that_is_none_is_told_and_purged(manager, queue, run, keyring):
         raw.zadd(f"{queue._address.base}:dead", {b"what \xff is\x1b[2J this": 1, "short": 5})
     tell(run, "short")
     assert queue.info().dead <= 1  # what is no text cannot be named
+
+
+@pytest.mark.parametrize("to", ["q", "other"])
+def test_ids_that_are_none_keep_no_other_letter_back(manager, queue, read, keyring, to):
+    """Of any length and with spaces: they stay, and say why; what is ours is redriven."""
+    manager.get_queue("other")
+    ids = [letter(queue), letter(queue)]
+    strange = ["stranger 1", "x" * 3000, "short", ""]
+    with redis.Redis.from_url(manager.url) as raw:
+        raw.zadd(f"{queue._address.base}:dead", dict.fromkeys(strange, 1))
+        raw.hset(f"{queue._address.base}:messages", "short", ";with bytes")
+    told = read("dead", "redrive", "--all", "-y", *(["--to", to] if to != "q" else []), code=1)
+    assert (told["redriven"], told["gone"]) == (2, [])
+    assert told["stayed"] == dict.fromkeys(strange, "its id is none of ours")
+    assert sorted(message.message_id for message in manager.get_queue(to).get_many(9)) == sorted(ids)
