@@ -1,7 +1,7 @@
 -- Dead letters as things to be mended: other bytes for one, and letters brought back from outside.
 local amending = {}
 
-local most_letters, most_history = 100, 65536
+local most_letters, most_text = 100, 65536
 
 -- A stored value with other metadata and data; the message's own options stay.
 local function with_body(value, metadata, body)
@@ -22,7 +22,7 @@ function amending.amend(ks, argv)
     if not call then return refusal end
     local id, body, record = argv[6], argv[8], argv[9]
     local metadata = errors.integer(argv[7], 0, 536870912)
-    if #argv ~= 10 or not metadata or metadata > #body or #record > most_history
+    if #argv ~= 10 or not metadata or metadata > #body or #record > most_text
         or (argv[10] ~= '' and argv[10] ~= '1') then
         return errors.refuse('INVALID_OPTION', 'arguments cannot be read')
     end
@@ -67,8 +67,8 @@ local function read(call, argv, first)
         }
         local head, stop = entries.head(letter.value)
         if not string.find(letter.id, '^[0-9a-hjkmnp-tv-z]+$') or #letter.id ~= 22 or not head
-            or not letter.buried or not letter.count or #letter.history > most_history
-            or #letter.reason > most_history then
+            or not letter.buried or not letter.count or #letter.history > dead.longest_history
+            or #letter.reason > most_text then
             return nil, errors.refuse('INVALID_OPTION', 'a letter cannot be read')
         end
         local size = #letter.value - stop

@@ -3,6 +3,8 @@ local dead = {}
 
 -- bytes of failure history kept for a message (the newest records), and of a reason
 local most_history, most_reason = 65536, 1000
+-- the longest there is: one record of so many bytes, with its length and a comma
+dead.longest_history = most_history + #'65536:,'
 -- dead letters that one call drops because they were kept long enough
 local most_outlived = 100
 -- ms a result given without a result_ttl of its own is kept

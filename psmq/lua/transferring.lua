@@ -77,7 +77,7 @@ local function read(argv, first)
             id = argv[index], count = errors.integer(argv[index + 1], 0, 1000000),
             first = errors.integer(argv[index + 2], 0, 2 ^ 43), value = argv[index + 3], history = argv[index + 4],
         }
-        if not entries.is_id(letter.id) or not letter.count or not letter.first or #letter.history > 65536 then
+        if not entries.is_id(letter.id) or not letter.count or not letter.first or #letter.history > dead.longest_history then
             return nil, errors.refuse('INVALID_OPTION', 'a letter cannot be read')
         end
         letters[#letters + 1] = letter

@@ -3,10 +3,10 @@
 import pytest
 
 
-def bury(raw, options="", body=b"old"):
+def bury(raw, options="", body=b"old", failure="failed"):
     id_ = raw.push(body, options)
     ((_, receipt, *_),) = raw.get()
-    raw.settle((id_, receipt, "b", "why", "failed", ""))
+    raw.settle((id_, receipt, "b", "why", failure, ""))
     return id_
 
 
@@ -89,9 +89,18 @@ def test_a_letter_that_is_there_stays_as_it_is(raw):
     assert raw.info()["dead"] == 0
 
 
+def test_the_longest_history_there_can_be_is_adopted(raw):
+    """One record of 64 KiB, and what frames it."""
+    id_ = bury(raw, failure="x" * 65536)
+    history = raw.server.hget(f"{raw.base}:failures", id_)
+    raw.do("purge", "dead", id_)
+    assert raw.do("adopt", id_, 1, 1, b";x", "why", history) == 1
+    assert raw.server.hget(f"{raw.base}:failures", id_) == history
+
+
 @pytest.mark.parametrize(
     ("at", "bad"),
-    [(0, "short"), (0, "u" * 22), (1, "x"), (1, -1), (2, "x"), (3, b"no head"), (3, b"n9;x"), (5, "x" * 65537)],
+    [(0, "short"), (0, "u" * 22), (1, "x"), (1, -1), (2, "x"), (3, b"no head"), (3, b"n9;x"), (5, "x" * 65544)],
 )
 def test_a_letter_that_cannot_be_read_stops_all(raw, at, bad):
     """All or none."""

@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "70965c968ac8f10a"
+EXPECTED_DIGEST = "2e20e2c18e166f4f"
 
 
 def functions(raw_server):

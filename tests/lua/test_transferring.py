@@ -173,6 +173,15 @@ def test_what_cannot_come_in_is_told_one_by_one(source, target):
     assert words == [["done"], ["there"], ["damaged"], ["large"]]
 
 
+def test_the_longest_history_there_can_be_goes_along(source, target):
+    """One record of 64 KiB, and what frames it."""
+    id_ = bury(source, failure="x" * 65536)
+    history = source.server.hget(f"{source.base}:failures", id_)
+    token = depart(source, target, id_)
+    assert arrive(source, target, token, id_, history=history) == ["done"]
+    assert target.server.hget(f"{target.base}:failures", id_) == history
+
+
 def test_what_arrives_counts_for_max_length(timed, source):
     """Whoever was let in finds room when it is admitted."""
     target = timed(max_length=2)
