@@ -1,8 +1,8 @@
 -- One message, wherever it is, and what the log says of it: a trip for each look, however many messages there are.
 local tracing = {}
 
--- entries of the log that one call reads, and bytes of them
-local most_entries, most_bytes = 1000, 1048576
+-- entries of the log that one call reads, bytes of them, and entries read at once: one may be as large as 200 pushes
+local most_entries, most_bytes, slice = 1000, 1048576, 10
 -- bytes of what the server itself wrote as a result
 local most_result = 1000
 
@@ -37,27 +37,32 @@ end
 -- Adds to a reply the entries of the log behind `after` that mention `needle`, without the lines that do not.
 -- returns where to go on, 1 when there is more
 local function read_log(call, after, needle, reply)
-    local found = redis.call('XRANGE', call.k.events, entries.integer(after + 1), '+', 'COUNT', most_entries)
     local bytes = 0
-    for _, item in ipairs(found) do
-        local text = type(item[2]) == 'table' and item[2][2] or ''
-        if bytes > most_bytes then
-            return after, 1
-        end
-        bytes = bytes + #text
-        after = string.match(item[1], '^%d+')
-        if string.find(text, needle, 1, true) then
-            local lines = {}
-            for line in string.gmatch(text, '[^\n]+') do
-                if #lines == 0 or string.find(line, needle, 1, true) then
-                    lines[#lines + 1] = line
+    for _ = 1, most_entries / slice do
+        local found = redis.call('XRANGE', call.k.events, entries.integer(after + 1), '+', 'COUNT', slice)
+        for _, item in ipairs(found) do
+            local text = type(item[2]) == 'table' and item[2][2] or ''
+            bytes = bytes + #text
+            after = string.match(item[1], '^%d+')
+            if string.find(text, needle, 1, true) then
+                local lines = {}
+                for line in string.gmatch(text, '[^\n]+') do
+                    if #lines == 0 or string.find(line, needle, 1, true) then
+                        lines[#lines + 1] = line
+                    end
                 end
+                reply[#reply + 1] = after
+                reply[#reply + 1] = table.concat(lines, '\n')
             end
-            reply[#reply + 1] = after
-            reply[#reply + 1] = table.concat(lines, '\n')
+        end
+        if #found < slice then
+            return after, 0
+        end
+        if bytes > most_bytes then
+            break
         end
     end
-    return after, #found == most_entries and 1 or 0
+    return after, 1
 end
 
 -- psmq_v1_trace: where a message is, and what the log says of it.

@@ -7,8 +7,9 @@ import os
 
 import pytest
 import redis
+from support import raw_client
 
-from psmq import library
+from psmq import QueueManager, library
 from psmq.commands import Address, draw_randoms
 
 #: the ms at which clocks of tests start
@@ -94,6 +95,15 @@ def timed(raw_server, new_queue):
         return Raw(raw_server, new_queue(clock="test", **config), str(START))
 
     return make
+
+
+@pytest.fixture
+def alone(quiet_server):
+    """A queue with an event log, on a server that nobody else uses."""
+    with QueueManager(url=quiet_server) as manager, raw_client(quiet_server) as server:
+        queue = manager.get_queue("alone", event_log=100_000)
+        yield Raw(server, queue)
+        manager.delete_queue("alone")
 
 
 @pytest.fixture

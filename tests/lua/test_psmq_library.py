@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "2e20e2c18e166f4f"
+EXPECTED_DIGEST = "f37b5e35cc5d5c7f"
 
 
 def functions(raw_server):

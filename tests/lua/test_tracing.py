@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import pytest
 
+from psmq import draw_randoms
+
 
 def trace(raw, id_, after=0):
     """(state, retrieval_count, reason, failures, ms a result is kept, the server's result, events)"""
@@ -114,3 +116,24 @@ def test_what_cannot_be_read_is_refused(raw, id_, after):
     """An id, or its end, and a number."""
     with raw.refused("INVALID_OPTION"):
         raw.call("trace", id_, after)
+
+
+def test_a_log_of_large_entries_is_read_once(alone):
+    """Each call reads about as much as it looks through, not the rest of the log with it."""
+    for _ in range(200):
+        metadata = [f"k\0{draw}{'v' * 400}\0" for draw in draw_randoms(200)]
+        alone.do("push", *[word for text in metadata for word in (text[2:13], f"n{len(text)}", "", text)])
+
+    def spent(command, deed):
+        alone.server.config_resetstat()
+        deed()
+        return alone.server.info("commandstats")[command]["usec"]
+
+    def follow():
+        after, more = 0, 1
+        while more:
+            reply = alone.call("trace", "0" * 22, after)
+            after, more = int(reply[11]), reply[12]
+
+    whole = spent("cmdstat_xrange", lambda: alone.server.xrange(f"{alone.base}:events"))
+    assert spent("cmdstat_fcall", follow) < 5 * whole
