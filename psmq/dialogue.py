@@ -44,6 +44,8 @@ _DEMOTED: Final = ("READONLY", "MASTERDOWN", "UNBLOCKED")
 
 #: how often a command follows a slot at once; then it waits, and the whole map is read again
 _MOVES: Final = 5
+#: what brings messages in; of one that goes to another queue nothing else is left when it has left its own
+_STORING: Final = ("push", "arrive", "adopt")
 #: ms that replicas may take to acknowledge a push before the server is asked again
 _COPYING: Final = 1000
 
@@ -225,7 +227,7 @@ def _key(command: Command[Any] | Plain[Any]) -> str:
 
 
 def _copies(command: Command[Any] | Plain[Any], terms: Terms) -> int:
-    return terms.copies if isinstance(command, Command) and command.function == "push" else 0
+    return terms.copies if isinstance(command, Command) and command.function in _STORING else 0
 
 
 def _not_copied(copied: Any, terms: Terms, command: Command[Any] | Plain[Any]) -> str:

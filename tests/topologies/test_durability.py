@@ -62,6 +62,27 @@ def test_a_push_that_no_replica_has_says_so(fleet, demand):
         assert queue.info().ready == 2
 
 
+def test_a_letter_leaves_only_when_a_replica_has_its_copy(fleet):
+    """In a cluster the other queue may be on another node: its failover would lose what the source gave up."""
+    primary = fleet.start()
+    replica = fleet.replica(primary)
+    with QueueManager(url=primary.url, durability="replica:1", timeout=1.5) as manager:
+        queue, other = manager.get_queue("q"), manager.get_queue("other")
+        message_id = queue.push(b"x")
+        queue.get().bury("why")
+        replica.freeze()
+        with pytest.raises(NotReplicated):
+            queue.transfer([message_id], "other")
+        assert (queue.info().dead, other.info().ready) == (1, 0)
+        letters = queue.dead_letters()
+        queue.purge(ids=[message_id])
+        with pytest.raises(NotReplicated):
+            queue.adopt(letters)
+        replica.thaw()
+        assert queue.transfer([message_id], "other").done == (message_id,)
+        assert other.pop().data == b"x"
+
+
 def test_a_push_waits_for_a_replica_that_comes_back(fleet):
     """It is asked again, with the same number, until the timeout: one message."""
     primary = fleet.start()
