@@ -2,14 +2,19 @@
 -- So it never goes back (nothing is delivered early) and never stands still (nothing waits for a jump to be caught up).
 local clock = {}
 
+-- The server's own, in microseconds.
+function clock.micros()
+    local parts = redis.call('TIME')
+    return parts[1] * 1000000 + parts[2]
+end
+
 -- The integer ms and microseconds of this call. `override` is ms, '' in production.
 -- stored: clock, seen (last TIME in ms), offset (ms)
 -- returns logical ms, raw ms, raw microseconds, offset in ms | nil, refusal
 function clock.read(override, stored)
     local time, micros
     if override == '' then
-        local parts = redis.call('TIME')
-        micros = parts[1] * 1000000 + parts[2]
+        micros = clock.micros()
         time = math.floor(micros / 1000)
     else
         if stored.clock ~= 'test' then

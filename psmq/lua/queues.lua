@@ -63,7 +63,8 @@ function queues.create(ks, argv)
         return errors.refuse('SERVER_UNSUITABLE', 'its data was written by a newer psmq: upgrade this client')
     end
     if not state[1] then
-        redis.call('HSET', base, 'about', about, 'layout', calls.layout, 'received', 0, 'sent', 0, unpack(fields))
+        redis.call('HSET', base, 'about', about, 'layout', calls.layout, 'born', entries.integer(clock.micros()),
+            'received', 0, 'sent', 0, unpack(fields))
     elseif how == 'create' then
         return errors.refuse('QUEUE_EXISTS')
     else

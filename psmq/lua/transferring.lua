@@ -26,6 +26,12 @@ local function number_of(token)
     return tonumber(string.match(token or '', '^(%d+)%-%w+$'))
 end
 
+-- What this queue's tokens are higher than: when it was made, in microseconds. Those of a queue that had its name before
+-- are not, and it knows nothing of them.
+local function born(call)
+    return errors.integer(redis.call('HGET', call.k.base, 'born') or '', 0, 2 ^ 53) or 0
+end
+
 local function refuse()
     return errors.refuse('INVALID_OPTION', 'arguments cannot be read')
 end
@@ -55,10 +61,10 @@ function transferring.depart(ks, argv)
         calls.close(call)
         return errors.refuse('MESSAGE_NOT_FOUND', string.sub(id, 1, 40) .. ' ' .. what)
     end
-    local number = redis.pcall('HINCRBY', call.k.base, 'departures', 1)
-    if type(number) == 'table' then
-        number = 1
-        redis.call('HSET', call.k.base, 'departures', number)
+    local number, least = redis.pcall('HINCRBY', call.k.base, 'departures', 1), born(call)
+    if type(number) == 'table' or number <= least then
+        number = least + 1
+        redis.call('HSET', call.k.base, 'departures', entries.integer(number))
     end
     local token = string.format('%.0f-%s', number, call.nonce)
     for _, chosen in ipairs(ids) do
@@ -244,15 +250,16 @@ end
 
 -- psmq_v1_recall: ends attempts that did not leave yet: they never will. Doing it twice is doing it once.
 -- argv: clock, revision, then id, token for each (1 to 100)
--- returns a word for each: left (its note is there) | back
+-- returns a word for each: left (its note is there, or went with a queue of this name that was deleted) | back
 function transferring.recall(ks, argv)
     local call, refusal = calls.open(ks, argv)
     if not call then return refusal end
     if not is_pairs(argv) then return refuse() end
-    local k, words = call.k, {}
+    local k, words, least = call.k, {}, born(call)
     for index = 3, #argv, 2 do
         local id, token = argv[index], argv[index + 1] .. ' '
-        if string.find(redis.call('HGET', k.departed, id) or '', token, 1, true) == 1 then
+        if string.find(redis.call('HGET', k.departed, id) or '', token, 1, true) == 1
+            or (number_of(argv[index + 1]) or math.huge) <= least then
             words[#words + 1] = 'left'
         else
             words[#words + 1] = 'back'

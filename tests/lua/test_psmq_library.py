@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "f37b5e35cc5d5c7f"
+EXPECTED_DIGEST = "cbfc304ebc53dc7c"
 
 
 def functions(raw_server):

@@ -145,8 +145,19 @@ def test_what_left_cannot_be_recalled(source, target):
     arrive(source, target, token, id_)
     leave(source, target, token, id_)
     assert source.call("recall", id_, token) == [b"left"]
-    assert source.call("recall", id_, "1-another") == [b"back"]
+    assert source.call("recall", id_, f"{token}another") == [b"back"]
     assert listed(source, "departed") != {}
+
+
+def test_a_queue_made_anew_knows_nothing_of_what_left_the_one_before(source):
+    """Its own tokens are higher, whatever a stranger wrote over their count."""
+    id_ = bury(source)
+    assert source.call("recall", id_, "1-abcdefgh") == [b"left"]
+    for damage in (None, "garbage", "5"):
+        if damage:
+            source.server.hset(source.base, "departures", damage)
+        token = source.do("depart", "there", id_).decode()
+        assert source.call("recall", id_, token) == [b"back"]
 
 
 def test_a_later_attempt_takes_over_and_an_earlier_one_does_not(source, target):

@@ -195,14 +195,17 @@ def test_what_a_broken_transfer_left_dead_can_be_redriven_at_home(manager, serve
     assert problems(manager, queue, other) == []
 
 
+@pytest.mark.parametrize("anew", [False, True])
 @pytest.mark.parametrize("step", ["transfer.arrived", "transfer.left"])
-def test_where_the_source_was_deleted_the_copy_is_what_is_left(manager, server_url, new_queue, other, step):
-    """Rather twice than never."""
+def test_where_the_source_was_deleted_the_copy_is_what_is_left(manager, server_url, new_queue, other, step, anew):
+    """Rather twice than never; a queue that was made under its name meanwhile knows nothing of it."""
     queue = new_queue()
     ids = bury(queue, 3)
     with python(CARRY, server_url, queue.name, other.name, *ids, PSMQ_KILL_AT=f"{step}:1") as program:
         program.wait(30)
     manager.delete_queue(queue.name)
+    if anew:
+        manager.get_queue(queue.name)
     assert sorted(other.finish_transfers()) == ids
     assert ids_of(other, "ready") == ids
 
