@@ -229,11 +229,15 @@ class QueueFlows:
                     words: list[str] = yield commands.extend(self._address, leases, timeout)
                     kept += [message for message, word in zip(part, words, strict=True) if word == "done"]
                 answer = answer._replace(messages=kept)
-        except Interrupted:
-            for start in range(0, len(answer.messages), SETTLED):
-                part = answer.messages[start : start + SETTLED]
-                unseen = [(found.message_id, found.receipt, Release(count=False)) for found in part]
-                yield commands.exchange(self._address, unseen, 0)
+        except (PsmqError, GeneratorExit):
+            raise
+        except BaseException:  # Interrupted, or a signal that came in here, between two commands
+            with contextlib.suppress(PsmqError):
+                for start in range(0, len(answer.messages), SETTLED):
+                    part = answer.messages[start : start + SETTLED]
+                    unseen = [(found.message_id, found.receipt, Release(count=False)) for found in part]
+                    yield commands.exchange(self._address, unseen, 0)
+            raise
         return answer
 
     def _exchanges(

@@ -11,7 +11,7 @@ import time
 import pytest
 from support import output
 
-from psmq import Delete, Release, async_connection, connection
+from psmq import Delete, Release, async_connection, commands, connection
 from psmq.errors import PsmqError
 
 
@@ -125,6 +125,27 @@ def test_what_came_in_earlier_trips_is_not_left_behind(queue, interrupt, answer)
     found = queue.get_many(1000)
     assert [message.data for message in found] == [b"%d" % number for number in range(1000)]
     assert {message.retrieval_count for message in found} == {1}
+
+
+@pytest.mark.parametrize("trip", [1, 2, 3])
+def test_a_signal_between_two_trips_leaves_nothing_behind(queue, monkeypatch, trip):
+    """It comes while no command is under way, in the code that asks for the next."""
+    queue.push_many([b"%d" % number for number in range(600)])
+    build, left = commands.exchange, trip
+
+    def exchange(address, settlements, limit, **how):
+        nonlocal left
+        left -= limit > 0
+        if not left and limit:
+            raise KeyboardInterrupt
+        return build(address, settlements, limit, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "exchange", exchange)
+        with pytest.raises(KeyboardInterrupt):
+            queue.get_many(600)
+    assert counts(queue) == (600, 0, 0, 0)
+    assert {message.retrieval_count for message in queue.get_many(600)} == {1}
 
 
 def test_an_error_behind_the_first_of_many_does_not_hide_it(queue, monkeypatch):
