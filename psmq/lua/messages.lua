@@ -185,7 +185,7 @@ function messages.pop(ks, argv)
         show(reply, 0, id, entry.count, entries.integer(entry.first), options, entry.value)
         answer = string.format('p;%s %d %.0f %s;', id, entry.count, entry.first, options) .. entry.value
         calls.count(call, 'popped', 1)
-            events.note(call, 'popped', id, entry.count)
+        events.note(call, 'popped', id, entry.count)
         rollups.delivered(call, { entry })
         fields = { 'received', entries.integer(call.queue.received + 1) }
     end

@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "cbfc304ebc53dc7c"
+EXPECTED_DIGEST = "aa7dbeb864bb8751"
 
 
 def functions(raw_server):
