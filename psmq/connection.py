@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from psmq import suitability
 from psmq.answers import is_get, is_push, parser
 from psmq.commands import Address, Command, Plain, abandon
-from psmq.dialogue import LONGEST_TIMEOUT, Identity, Lost, Refused, Send, Step, Terms, converse
+from psmq.dialogue import LONGEST_TIMEOUT, Identity, Lost, Meanwhile, Refused, Send, Step, Terms, converse
 from psmq.endpoint import ANSWER_TIMEOUT, Endpoint
 from psmq.errors import PsmqError, ServerUnreachable
 from psmq.gathering import Gatherer
@@ -153,9 +153,10 @@ class Channel:
             self._pid = os.getpid()
             self.identity.renew()
             self.close()
-        steps = converse(self.identity, command, self._terms, clock=clock, wake=wake)
+        timed = None if meanwhile is None else Meanwhile(meanwhile)
+        steps = converse(self.identity, command, self._terms, clock=clock, wake=wake, meanwhile=timed)
         try:
-            return self._drive(steps, meanwhile)
+            return self._drive(steps, timed)
         except PsmqError:
             raise
         except BaseException:

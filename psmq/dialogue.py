@@ -118,6 +118,21 @@ class Terms(NamedTuple):
 Step = Send | Sleep
 
 
+class Meanwhile:
+    """What we do while the server is at it, and how many seconds that took: they are not the server's."""
+
+    __slots__ = ("_do", "seconds")
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+        self.seconds = 0.0
+
+    def __call__(self) -> None:
+        began = steady()
+        self._do()
+        self.seconds += steady() - began
+
+
 class Identity:
     """Who sends: a random id that outlives reconnects, and the number of its last command."""
 
@@ -144,11 +159,18 @@ def pack(words: Sequence[bytes | str | int]) -> bytes:
 
 
 def converse(
-    identity: Identity, command: Command[T] | Plain[T], terms: Terms, *, clock: str = "", wake: float | None = None
+    identity: Identity,
+    command: Command[T] | Plain[T],
+    terms: Terms,
+    *,
+    clock: str = "",
+    wake: float | None = None,
+    meanwhile: Meanwhile | None = None,
 ) -> Generator[Step, list[Any], T]:
     """Carry out one command. ``wake``: first wait that many seconds for the queue's token, in the same write.
 
-    Raises ServerUnreachable or OutcomeUnknown after ``terms.timeout`` seconds, and what the server refuses with.
+    ``meanwhile``: what whoever carries it does between writing and reading. Raises ServerUnreachable or OutcomeUnknown
+    after ``terms.timeout`` seconds, and what the server refuses with.
     """
     started = steady()
     delays: Iterator[float] | None = None
@@ -212,7 +234,9 @@ def converse(
             else:
                 raise error_for(answer, command, terms.where)
         if delays is None:
-            delays = backoff(min(terms.timeout, LONGEST_TIMEOUT), started)
+            # No more than the server's memory of what was done has room for.
+            ours = min(meanwhile.seconds, LONGEST_TIMEOUT) if meanwhile is not None else 0.0
+            delays = backoff(min(terms.timeout, LONGEST_TIMEOUT), started + ours)
         delay = next(delays, None)
         if delay is None:
             raise _gave_up(command, terms, problem, sent=sent, lacking=lacking)

@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,24 @@ def test_no_answer_at_all_is_an_outcome_unknown(lossy, queue):
         with pytest.raises(OutcomeUnknown, match="push may have been done"):
             mine.push(b"x")
     assert queue.info().ready == 1
+
+
+def test_what_is_read_slowly_meanwhile_takes_no_time_from_the_server(lossy, queue):
+    """An answer is lost while the next messages are made, which takes longer than the timeout: it is asked again."""
+    due = threading.Event()
+    url, proxy = lossy(lambda number: due.is_set() and (due.clear() or True))
+
+    def slow():
+        for number in range(400):
+            if number == 200:
+                time.sleep(0.7)
+            yield b"%d" % number
+
+    with QueueManager(url=url, timeout=0.5) as manager:
+        mine = manager.get_queue(queue.name)
+        due.set()
+        assert len(mine.push_many(slow())) == 400
+    assert (proxy.lost, queue.info().ready) == (1, 400)
 
 
 def test_a_server_that_is_not_there_is_unreachable(tmp_path):
