@@ -50,13 +50,13 @@ for _command in _COMMANDS:
 @psmq.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    r"""Print the completion script of SHELL.
+    """Print the completion script of SHELL.
 
     \b
     bash:  psmq completion bash > ~/.local/share/bash-completion/completions/psmq
     zsh:   psmq completion zsh > "${fpath[1]}/_psmq"
     fish:  psmq completion fish > ~/.config/fish/completions/psmq.fish
-    """
+    """  # noqa: D301  # click wants the character itself
     from click.shell_completion import get_completion_class
 
     found = get_completion_class(shell)

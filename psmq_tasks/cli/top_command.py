@@ -34,7 +34,7 @@ _UP, _DOWN = ("\x1b[A", "\x1bOA", "k"), ("\x1b[B", "\x1bOB", "j")
 @json_option
 @place_options
 def top(place: Place, *, every: float, as_json: bool) -> None:
-    r"""Watch queues and workers, live.
+    """Watch queues and workers, live.
 
     \b
     s       sort by the next column: name, ready, dead, oldest, in, out
@@ -44,7 +44,7 @@ def top(place: Place, *, every: float, as_json: bool) -> None:
 
     IN/S and OUT/S are messages pushed and finished in a second over the last minute or two, WAIT and RUN how long
     95 % of them waited and ran at most. With --json: one document on a line for each look.
-    """
+    """  # noqa: D301  # click wants the character itself
     from psmq_tasks.cli.top_view import look
 
     with place.inspector() as inspector:

@@ -147,6 +147,7 @@ def test_help_fits_a_terminal():
     for words in pages:
         result = run_psmq(*words, "--help")
         assert max(map(len, result.stdout.splitlines())) <= 80, words
+        assert "\\b" not in result.stdout, words  # what keeps lines as they are written must not be seen itself
         commands = result.stdout.partition("\nCommands:\n")[2].partition("\n\n")[0]
         assert "…" not in commands
         assert "..." not in commands, words
