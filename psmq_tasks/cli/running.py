@@ -99,9 +99,13 @@ class _Ending(click.Command):
             sys.exit(code if isinstance(code, int) else DONE)
         except ExitWith as end:
             sys.exit(end.code)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            sys.exit(USAGE)
         except click.UsageError as error:
             where = f" ({error.ctx.command_path} --help)" if error.ctx is not None else ""
-            self._say(f"{error.format_message().rstrip('.')}{where}", USAGE)
+            message = error.format_message().replace("\n\t", " ")  # click lists what may be chosen below each other
+            self._say(f"{message.rstrip('.')}{where}", USAGE)
         except click.ClickException as error:
             self._say(error.format_message(), error.exit_code)
         except Problem as problem:
@@ -113,14 +117,24 @@ class _Ending(click.Command):
             sys.exit(130)
         except BrokenPipeError:
             # Whoever read has seen enough (| head); the interpreter must not flush into it once more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             sys.exit(FAILED)
+        except OSError as error:  # a full disk below stdout, a file that cannot be read any more
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _drop_output()
+            self._say(str(error), FAILED)
 
     def _say(self, text: str, code: int) -> None:
         from psmq_tasks.cli.showing import printable
 
         click.echo("\n".join(map(printable, f"Error: {text}".splitlines())), err=True)
         sys.exit(code)
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Command(_Ending):

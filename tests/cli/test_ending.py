@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from mishaps import kill
@@ -58,6 +59,7 @@ def test_each_kind_of_error_has_its_exit_code(error, code):
         (["queues", "-u", "memory:"], "inside one program"),
         (["queues", "-u", "unix:///x", "--db-dir", "/x"], "give one"),
         (["queues", "--namespace", "a b"], "is no queue name"),
+        (["completion"], "bash, zsh, fish"),
     ],
 )
 def test_wrong_usage_is_one_line_and_2(words, hint):
@@ -66,6 +68,13 @@ def test_wrong_usage_is_one_line_and_2(words, hint):
     assert hint in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("words", [[], ["server"]])
+def test_without_a_command_there_is_the_help_and_2(words):
+    """As it is with --help, and not as if it were an error message."""
+    result = run_psmq(*words, code=2)
+    assert result.stderr.rstrip() == run_psmq(*words, "--help").stdout.rstrip()
 
 
 def test_a_server_that_is_not_there_is_one_line_and_3(tmp_path):
@@ -106,6 +115,19 @@ def test_a_reader_that_has_seen_enough_is_no_error(manager, server_url, namespac
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(20) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_below_stdout_is_one_line_and_1(manager, server_url, namespace):
+    """Also where all that was to be written fits the interpreter's buffer."""
+    manager.get_queue("q")
+    command = [sys.executable, "-c", PSMQ, "queues", "-u", server_url, "--namespace", namespace]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=20)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Error: ")
+    assert "No space left" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_help_and_completion_import_nothing_heavy():
