@@ -240,7 +240,8 @@ def _queue(address: Address) -> Steps:
     if info.dead:
         fix = f"psmq dead list --group-by error --queue {address.name}"
         kept = info.config.dead_retention
-        message = f"{info.dead} dead letters" + (f", each kept for {kept:g} s" if kept else "")
+        message = "1 dead letter" if info.dead == 1 else f"{info.dead} dead letters"
+        message += f", each kept for {kept:g} s" if kept else ""
         found.append(Finding("advice", subject, message, fix))
     found += yield from moving(address, (yield from totals_of(address)))
     largest = yield Plain(("HGET", address.base, "largest"), lambda reply: int(reply or 0))

@@ -71,7 +71,9 @@ def notices(previous: Mapping[str, Notice], infos: Iterable[QueueInfo]) -> tuple
 
 def _changes(before: Notice, now: Notice, info: QueueInfo) -> Iterable[str]:
     if now.dead > before.dead:
-        yield f"{now.dead - before.dead} more dead letters, {now.dead} in all; psmq dead list {info.name}"
+        more = now.dead - before.dead
+        letters = "dead letter" if more == 1 else "dead letters"
+        yield f"{more} more {letters}, {now.dead} in all; psmq dead list --queue {info.name}"
     if now.stale and not before.stale:
         yield (
             f"the oldest of {info.ready} ready messages waits for {info.oldest_ready or 0.0:.0f} s, "

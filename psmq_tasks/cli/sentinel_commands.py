@@ -16,7 +16,7 @@ from psmq_tasks.cli.running import FAILED, USAGE, ExitWith, Problem
 from psmq_tasks.cli.showing import moment, print_json, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from psmq.rules import Rule
 
@@ -39,8 +39,13 @@ def _rules(texts: tuple[str, ...], path: Path | None) -> tuple[list[Rule], str |
         from_file, command = read_rules_file(path)
         rules += from_file
     if not rules:
-        raise Problem("no rule is given: psmq check 'oldest_age > 60' 'no workers', PSMQ_RULES, or -f FILE", USAGE)
+        command_line = click.get_current_context().command_path
+        raise Problem(f"no rule is given: {command_line} 'oldest_age > 60' 'no workers', PSMQ_RULES, or -f FILE", USAGE)
     return rules, command
+
+
+def _count(things: Collection[object], word: str) -> str:
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
 @click.command()
@@ -75,8 +80,7 @@ def check(place: Place, *, rules: tuple[str, ...], path: Path | None, as_json: b
         for alert in broken:
             click.echo(printable(str(alert)))
         if not broken:
-            count = f"{len(names)} queue{'' if len(names) == 1 else 's'}"
-            click.echo(f"{len(wanted)} rule{'' if len(wanted) == 1 else 's'} kept by {count}.")
+            click.echo(f"{_count(wanted, 'rule')} kept by {_count(names, 'queue')}.")
     if broken:
         raise ExitWith(FAILED)
 
@@ -104,7 +108,7 @@ def sentinel(
     watch, command, trouble = Watch(wanted), command or from_file, ""
     with place.manager() as manager:
         manager.list_queues()  # a server that is not there at the start is a mistake
-        click.echo(f"{len(wanted)} rules, every {every:g} s, on {manager.url}; Ctrl-C ends it.", err=True)
+        click.echo(f"{_count(wanted, 'rule')}, every {every:g} s, on {manager.url}; Ctrl-C ends it.", err=True)
         while True:
             try:
                 changes = watch.changes(take_samples(manager))

@@ -94,7 +94,7 @@ def test_queues_in_trouble_are_named(manager, read, run):
     for words in (
         "problem: 3 messages wait and nobody has asked",
         "psmq-worker APP -q mail",
-        "advice: 1 dead letters",
+        "advice: 1 dead letter →",
         "293 KiB",
         "problem: 1 of its last 1 dead letters carry no signature",
         "PSMQ_SECRET",

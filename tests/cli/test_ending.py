@@ -60,6 +60,8 @@ def test_each_kind_of_error_has_its_exit_code(error, code):
         (["queues", "-u", "unix:///x", "--db-dir", "/x"], "give one"),
         (["queues", "--namespace", "a b"], "is no queue name"),
         (["completion"], "bash, zsh, fish"),
+        (["check"], "psmq check 'oldest_age"),
+        (["sentinel"], "psmq sentinel 'oldest_age"),
     ],
 )
 def test_wrong_usage_is_one_line_and_2(words, hint):

@@ -397,10 +397,10 @@ def test_nothing_is_said_about_a_queue_that_is_well():
 def test_dead_letters_are_told_when_they_appear_and_when_more_do():
     """Not again at each look, nor when they become fewer."""
     first, again, more, fewer, new = said(Info(dead=2), Info(dead=2), Info(dead=3), Info(dead=0), Info(dead=1))
-    assert first == ["queue 'mail': 2 more dead letters, 2 in all; psmq dead list mail"]
+    assert first == ["queue 'mail': 2 more dead letters, 2 in all; psmq dead list --queue mail"]
     assert again == fewer == []
-    assert more == ["queue 'mail': 1 more dead letters, 3 in all; psmq dead list mail"]
-    assert new == ["queue 'mail': 1 more dead letters, 1 in all; psmq dead list mail"]
+    assert more == ["queue 'mail': 1 more dead letter, 3 in all; psmq dead list --queue mail"]
+    assert new == ["queue 'mail': 1 more dead letter, 1 in all; psmq dead list --queue mail"]
 
 
 def test_a_queue_that_falls_behind_is_told_once_and_its_recovery_too():
