@@ -84,7 +84,9 @@ class Endpoint:
         except (ValueError, TypeError, AttributeError) as error:
             raise InvalidOption("url", f"cannot be read: {error}") from None
         if scheme not in (_SCHEMES if kind else {*_SCHEMES, "embedded"}) or (kind and kind not in _PORTS):
-            raise InvalidOption("url", f"must start with one of {_KNOWN}, not {_redacted(url)!r}")
+            # Where nothing has its place, a password may be anything before an @ or behind a question mark.
+            shown = _redacted(url) if "://" in url else url.rpartition("@")[2].partition("?")[0]
+            raise InvalidOption("url", f"must start with one of {_KNOWN}, not {shown!r}")
         query = dict(parse_qsl(parts.query))
         durability = durability or query.get("durability")
         if scheme == "embedded":

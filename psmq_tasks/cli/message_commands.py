@@ -119,8 +119,10 @@ def get(place: Place, *, queue: str, limit: int, wait: float, release: bool, as_
                 message.release(count=False)
             else:
                 message.delete()
+        paused = not messages and found.info().paused
     if not messages:
-        click.echo(f"Queue {queue!r} has nothing ready.", err=True)
+        word = f"is paused: psmq resume {queue} ends that" if paused else "has nothing ready"
+        click.echo(f"Queue {queue!r} {word}.", err=True)
         raise ExitWith(FAILED)
 
 
@@ -143,7 +145,8 @@ def purge(place: Place, *, queue: str, states: tuple[str, ...], yes: bool, dry_r
         found = manager.find_queue(queue)
         info = found.info()
         count = sum(getattr(info, state) for state in set(states))
-        words = f"{count} {' and '.join(dict.fromkeys(states))} messages of queue {queue!r}"
+        word = "message" if count == 1 else "messages"
+        words = f"{count} {' and '.join(dict.fromkeys(states))} {word} of queue {queue!r}"
         if not dry_run and count:
             confirm(f"Delete {words} for good?", yes=yes)
         purged = 0 if dry_run else found.purge(states=tuple(dict.fromkeys(states)))  # type: ignore[arg-type]  # click checked them
@@ -152,4 +155,4 @@ def purge(place: Place, *, queue: str, states: tuple[str, ...], yes: bool, dry_r
     elif dry_run:
         click.echo(f"{words} would be deleted.")
     else:
-        click.echo(f"{purged} messages deleted.")
+        click.echo("1 message deleted." if purged == 1 else f"{purged} messages deleted.")

@@ -167,7 +167,7 @@ class Number(_Converter):
         except ValueError:
             number = math.nan
         if not self.least <= number <= self.most:
-            self.fail(f"must be {self.kind} from {self.least:g} to {self.most:g}, not {value!r}", param, ctx)
+            self.fail(f"must be {self.kind} from {self.least:.12g} to {self.most:.12g}, not {value!r}", param, ctx)
         return number
 
 

@@ -110,22 +110,30 @@ def _content(message: QueuedMessage) -> str:
 
 @click.command()
 @click.argument("queue", shell_complete=queue_names)
+@json_option
 @place_options
-def pause(place: Place, *, queue: str) -> None:
+def pause(place: Place, *, queue: str, as_json: bool) -> None:
     """Stop deliveries from QUEUE.
 
     What runs goes on, and pushes are stored; nobody gets anything until psmq resume.
     """
     with place.manager() as manager:
         manager.find_queue(queue).pause()
+    if as_json:
+        print_json({"queue": queue, "paused": True})
+        return
     click.echo(f"Queue {queue!r} is paused: psmq resume {queue} ends that.")
 
 
 @click.command()
 @click.argument("queue", shell_complete=queue_names)
+@json_option
 @place_options
-def resume(place: Place, *, queue: str) -> None:
+def resume(place: Place, *, queue: str, as_json: bool) -> None:
     """Start deliveries from QUEUE again."""
     with place.manager() as manager:
         manager.find_queue(queue).resume()
+    if as_json:
+        print_json({"queue": queue, "paused": False})
+        return
     click.echo(f"Queue {queue!r} delivers.")

@@ -72,7 +72,7 @@ class QueuedMessage(_Seen):
 
     #: ready, delayed, leased or dead
     state: str
-    #: delayed: becomes ready; leased: its lease ends; None otherwise
+    #: delayed: becomes ready; leased: its lease ends; None otherwise, and where a get gave it
     due: datetime | None
     data: bytes
 
@@ -223,8 +223,8 @@ class Mended:
 
 
 def queued_message(record: MessageRecord, state: str) -> QueuedMessage:
-    """A record of a listing."""
-    due = _time(record.score) if state in ("delayed", "leased") else None
+    """A record of a listing, or of a get, which does not tell when the lease ends."""
+    due = _time(record.score) if record.score and state in ("delayed", "leased") else None
     return QueuedMessage(**_seen(record, ()), state=state, due=due, data=data_of(record))
 
 

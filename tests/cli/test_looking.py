@@ -100,14 +100,17 @@ def test_retries_name_the_queue_where_there_are_several(manager, run):
     assert run("retries", "--limit", 1).stderr == "1 of 2 are shown; --limit 0 shows all.\n"
 
 
-def test_a_paused_queue_delivers_nothing_until_it_is_resumed(manager, run):
-    """For every client at once."""
+def test_a_paused_queue_delivers_nothing_until_it_is_resumed(manager, run, read):
+    """For every client at once; and get says that this is why."""
     queue = manager.get_queue("q")
     queue.push(b"x")
     assert "psmq resume q" in run("pause", "q").stdout
     assert queue.get() is None
+    assert run("get", "q", code=1).stderr == "Queue 'q' is paused: psmq resume q ends that.\n"
     run("resume", "q")
     assert queue.get() is not None
+    assert read("pause", "q") == {"queue": "q", "paused": True}
+    assert read("resume", "q") == {"queue": "q", "paused": False}
 
 
 def test_a_missing_queue_is_one_line_and_4(manager, run):

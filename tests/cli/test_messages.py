@@ -36,7 +36,8 @@ def test_a_message_is_got_printed_and_deleted(manager, run, read):
     queue.push_many([b"one", b"two", b"\xff"])
     assert run("get", "q", "--release").stdout == "one\n"
     assert run("get", "q", "-n", 2).stdout == "one\ntwo\n"
-    assert read("get", "q")["messages"][0]["data_base64"] == "/w=="
+    got = read("get", "q")["messages"][0]
+    assert (got["state"], got["due"], got["data_base64"]) == ("leased", None, "/w==")
     assert run("get", "q", code=1).stderr == "Queue 'q' has nothing ready.\n"
     run("get", "nope", code=4)
     assert (queue.info().leased, queue.info().counters["deleted"]) == (0, 3)
@@ -53,7 +54,7 @@ def test_a_purge_asks_and_names_what_goes(manager, run, read):
     assert "Delete 6 ready and delayed messages of queue 'q' for good?" in refused.stderr
     assert read("purge", "q", "-n") == {"purged": 0, "found": 6, "dry_run": True}
     assert run("purge", "q", "-y").stdout == "6 messages deleted.\n"
-    assert run("purge", "q", "--state", "dead", "-y").stdout == "1 messages deleted.\n"
+    assert run("purge", "q", "--state", "dead", "-y").stdout == "1 message deleted.\n"
 
 
 def test_settings_are_shown_and_changed(manager, run, read):
