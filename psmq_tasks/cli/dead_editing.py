@@ -122,11 +122,13 @@ def export(place: Place, *, ids: tuple[str, ...], wanted: Filter, output: IO[str
 def import_(place: Place, *, file: IO[str], as_json: bool) -> None:
     """Bring back dead letters from a FILE that psmq dead export wrote.
 
-    They are dead again, in their queues. What is there already stays as it is: an import that was broken off is
-    simply run again.
+    Without FILE, from stdin. They are dead again, in their queues. What is there already stays as it is: an import
+    that was broken off is simply run again.
     """
     from psmq_tasks.inspection import letters_of
 
+    if file.isatty():
+        raise click.UsageError("give FILE, or lines on stdin", click.get_current_context())
     with tempfile.TemporaryFile("w+", encoding="utf-8") as copy, place.inspector() as inspector:
         total = 0
         for line in file:  # all is read, and checked, before the first is stored

@@ -117,7 +117,7 @@ def _instant(failure: Failure) -> datetime:
 
 def _row(failure: Failure, form: str) -> list[str]:
     started = f"{_instant(failure):{form}}" if failure.started else "-"
-    took = duration(failure.ended - failure.started) if failure.started else "-"
+    took = duration(failure.ended - failure.started) if failure.ended > failure.started > 0 else "-"
     words = f"{failure.type}: {failure.message}" if failure.type else failure.message
     outcome = words if failure.outcome == "raised" else f"{failure.outcome}: {failure.message}"
     return [f"{failure.attempt}", started, took, f"{failure.host}:{failure.pid}", outcome, failure.decision]

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
     from psmq_tasks.inspection import Calls, Inspector
 
-__all__ = ["Place", "confirm", "dry_run_option", "json_option", "place_options", "queue_option", "yes_option"]
+__all__ = [
+    "Place",
+    "confirm",
+    "dry_run_option",
+    "json_option",
+    "place_options",
+    "queue_option",
+    "refuse_file",
+    "yes_option",
+]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -83,9 +92,14 @@ class Place:
             yield Inspector(manager)
 
 
-def _check_folder(folder: Path) -> None:
+def refuse_file(folder: Path) -> None:
+    """ServerUnsuitable where a file is in the data folder's place."""
     if folder.exists() and not folder.is_dir():
         raise ServerUnsuitable(f"{folder} is a file, not a data folder")
+
+
+def _check_folder(folder: Path) -> None:
+    refuse_file(folder)
     try:
         status = server.status(folder)
     except OSError as error:

@@ -69,7 +69,7 @@ def words_of(error: PsmqError) -> str:
         return f"there is no queue {error.queue_name!r}: psmq queues lists those there are"
     if isinstance(error, IdNotFound):
         if error.what == "message":
-            return f"{error}: of one that is finished only a queue with an event_log knows, or its whole id"
+            return f"{error}: one that is finished is found by its whole id, or in a queue with an event_log"
         where = {"dead letter": "dead list", "message that waits": "retries list"}.get(error.what, "peek QUEUE")
         return f"{error}: psmq {where} shows them"
     if type(error) is ServerUnreachable:

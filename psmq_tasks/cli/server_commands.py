@@ -10,7 +10,7 @@ import click
 
 from psmq import QueueManager
 from psmq import server as embedded
-from psmq_tasks.cli.options import Place, json_option, place_options
+from psmq_tasks.cli.options import Place, json_option, place_options, refuse_file
 from psmq_tasks.cli.running import UNREACHABLE, USAGE, ExitWith, OrderedGroup, Problem
 from psmq_tasks.cli.showing import duration, paragraphs, print_json
 
@@ -81,6 +81,7 @@ def status(place: Place, *, as_json: bool) -> None:
     if folder is None:
         _tell_of_another(place, as_json=as_json)
         return
+    refuse_file(folder)
     found = embedded.status(folder)
     if as_json:
         if found is None:

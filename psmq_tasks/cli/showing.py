@@ -237,7 +237,9 @@ def duration(seconds: float | None) -> str:
 
 
 def per_second(rate: float) -> str:
-    """``0 0.03 2.5 140``"""
+    """``0 <0.01 0.03 2.5 140``"""
+    if 0 < rate < 0.005:
+        return "<0.01"
     return f"{rate:.0f}" if rate >= 9.95 or rate == 0 else f"{rate:.1f}" if rate >= 0.095 else f"{rate:.2f}"
 
 

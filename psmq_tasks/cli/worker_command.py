@@ -95,7 +95,7 @@ def _url(context: click.Context, parameter: click.Parameter, value: str | None) 
 )  # fmt: skip
 @click.option(
     "--async-concurrency", metavar="N", type=Number(1, 100_000), default=100, show_envvar=True,
-    help="Tasks of the kind async def that run at once in each process, besides.",
+    help="Tasks made by async def that run at once in each process, besides.",
 )  # fmt: skip
 @click.option(
     "--shutdown-timeout", metavar="SECONDS", type=Seconds(0, 86_400), default=25.0, show_envvar=True,

@@ -169,7 +169,8 @@ def test_an_argument_is_changed_and_the_call_runs(app, manager, run):
     assert edited.message == "('tee', 2, note='x') is now ('tea', 2, note='y')"
     assert "@" in edited.decision
     assert original_of(edited) == before.data
-    assert "edited" in run("dead", "show", message_id).stdout
+    (row,) = [line for line in run("dead", "show", message_id).stdout.splitlines() if "edited" in line]
+    assert row.split()[2] == "-"  # a change by hand took no time
     assert "original" not in run("dead", "show", message_id).stdout
 
 

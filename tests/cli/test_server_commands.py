@@ -78,7 +78,7 @@ def test_a_file_in_the_folder_s_place_is_refused(tmp_path):
     """Untouched, in one line."""
     place = tmp_path / "file"
     place.write_text("mine")
-    for words, code in ((["queues"], 3), (["server", "start"], 2)):
+    for words, code in ((["queues"], 3), (["server", "status"], 3), (["server", "start"], 2)):
         result = run_psmq(*words, "--db-dir", place, code=code)
         assert "is a file" in result.stderr
     assert place.read_text() == "mine"

@@ -116,6 +116,14 @@ def test_what_cannot_be_undone_is_asked_for(manager, screen, answer, left, code)
     assert queue.info().dead == left
 
 
+@pytest.mark.parametrize("words", [("dead", "import"), ("push", "q")])
+def test_nobody_is_left_before_a_terminal_that_waits_for_lines(manager, screen, words):
+    """What reads files or pipes says so where there is neither."""
+    one = screen(*words)
+    assert "lines on stdin" in one.read_until()
+    assert one.process.wait(10) == 2
+
+
 def test_json_is_for_people_too(manager, screen):
     """Indented on a terminal, without colours."""
     manager.get_queue("q")

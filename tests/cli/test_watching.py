@@ -11,6 +11,8 @@ import sys
 import pytest
 from support import ROOT, wait_until
 
+from psmq_tasks.cli.showing import per_second
+
 from .conftest import run_psmq
 from .test_ending import PSMQ
 
@@ -31,6 +33,14 @@ def test_stats_tell_what_was_done(manager, run, read):
     assert (found["pushed"], found["delivered"], found["done"], found["failed"]) == (12, 10, 10, 0)
     assert 0 < found["done_rate"] < found["pushed_rate"] < 1
     assert 0 < found["wait_p50"] <= found["wait_p95"] <= found["wait_p99"] < 60
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"), [(0, "0"), (0.0031, "<0.01"), (0.005, "0.01"), (0.03, "0.03"), (2.5, "2.5"), (140.2, "140")]
+)
+def test_a_rate_is_0_only_if_nothing_happened(rate, shown):
+    """One message in five minutes is not none."""
+    assert per_second(rate) == shown
 
 
 def test_what_is_not_there_is_said_in_one_line(run):
