@@ -30,7 +30,7 @@ list is PSMQ_DEAD_LIST_LIMIT."""
 @click.group(
     cls=Group,
     epilog=_EPILOG,
-    context_settings={"auto_envvar_prefix": "PSMQ", "help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @version_option("psmq")
 def psmq() -> None:
@@ -62,3 +62,17 @@ def completion(shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None
     click.echo(found(psmq, {}, "psmq", "_PSMQ_COMPLETE").source())
+
+
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Every option can be set by a variable that is named as the option is, and not as its Python parameter."""
+    for option in command.params:
+        if isinstance(option, click.Option) and option.envvar is None and not option.is_eager:
+            long = max(option.opts, key=len)
+            option.envvar = f"{prefix}_{long.lstrip('-')}".replace("-", "_").upper()
+    if isinstance(command, click.Group):
+        for name, one in command.commands.items():
+            _name_variables(one, f"{prefix}_{name}")
+
+
+_name_variables(psmq, "PSMQ")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from mishaps import kill
 from support import ROOT, output
@@ -178,3 +180,35 @@ def test_help_fits_a_terminal():
         commands = result.stdout.partition("\nCommands:\n")[2].partition("\n\n")[0]
         assert "…" not in commands
         assert "..." not in commands, words
+
+
+def test_every_option_has_the_variable_that_its_name_says():
+    """PSMQ_ and the command's words and the option's, whatever the code calls it."""
+    from psmq_tasks.cli import psmq as root
+
+    def walk(command, words):
+        for option in command.params:
+            if isinstance(option, click.Option) and option.name not in ("help", "version"):
+                yield words, max(option.opts, key=len), option.envvar
+        for name, one in getattr(command, "commands", {}).items():
+            yield from walk(one, (*words, name))
+
+    shared = {
+        "--url": "PSMQ_URL",
+        "--db-dir": "PSMQ_DB_DIR",
+        "--namespace": "PSMQ_NAMESPACE",
+        "--file": "PSMQ_RULES_FILE",
+    }
+    seen = list(walk(root, ("psmq",)))
+    assert len(seen) > 100
+    for words, option, variable in seen:
+        named = "_".join((*words, option.lstrip("-"))).replace("-", "_").upper()
+        assert variable in (named, shared.get(option)), (words, option)
+
+
+def test_a_variable_stands_for_an_option(run, manager):
+    """--json, asked for by the environment."""
+    manager.get_queue("mail").push(b"x")
+    assert [one["name"] for one in json.loads(run("queues", env={"PSMQ_QUEUES_JSON": "1"}).stdout)["queues"]] == [
+        "mail"
+    ]
