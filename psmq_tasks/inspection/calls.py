@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psmq import id_random
+from psmq.errors import InvalidOption
 from psmq_tasks.errors import MalformedPayload, PayloadError
 from psmq_tasks.history import Failure
 from psmq_tasks.metadata import show_arguments
@@ -194,15 +195,16 @@ def _place_value(call: OpenedCall, args: list[Any], kwargs: dict[str, Any], name
         return
     if name.isdecimal():
         if int(name) >= len(args):
-            raise MalformedPayload(f"it has {len(args)} positional arguments, counted from 0: there is no {name}")
+            raise InvalidOption(f"argument {name}", f"is not there: it has {len(args)} by position, counted from 0")
         args[int(name)] = value
         return
     signature = _signature(call)
     if signature is None:
         known = ", ".join([*map(str, range(len(args))), *kwargs])
-        raise MalformedPayload(
-            f"where {name!r} stands cannot be told, as {call.sealed.task} cannot be imported here: "
-            f"run this where its module is, or say which of {known}"
+        raise InvalidOption(
+            f"argument {name!r}",
+            f"has no place that can be told, as {call.sealed.task} cannot be imported here: "
+            f"run this where its module is, or say which of {known}",
         )
     names = [
         parameter.name
@@ -215,7 +217,7 @@ def _place_value(call: OpenedCall, args: list[Any], kwargs: dict[str, Any], name
     elif name in signature.parameters or takes_any:
         kwargs[name] = value
     else:
-        raise MalformedPayload(f"{call.sealed.task}{signature} has no argument {name!r}")
+        raise InvalidOption(f"argument {name!r}", f"is none of {call.sealed.task}{signature}")
 
 
 def _signature(call: OpenedCall) -> inspect.Signature | None:
