@@ -113,7 +113,7 @@ def test_who_may_not_set_it_aside_is_told_what_to_do(own_server):
     with raw_client(own_server) as raw:
         raw.execute_command(
             "ACL", "SETUSER", "narrow", "on", ">word", "~psmq:*", "-@all", "+@hash", "+@sortedset", "+@list", "+sadd",
-            "+smembers", "+exists", "+info", "+function|load", "+fcall|psmq_v1_create_queue",
+            "+smembers", "+exists", "+time", "+info", "+function|load", "+fcall|psmq_v1_create_queue",
         )  # fmt: skip
         raw.set("psmq:queues", "garbage")
         url = f"{own_server.replace('unix://', 'unix://narrow:word@')}"
