@@ -344,6 +344,8 @@ def startup(folder, jobs):
     """Processor time until a command has ended, and time until a worker has run its first task."""
     psmq = "from psmq_tasks.cli import psmq; psmq()"
     environment = {**os.environ, "PSMQ_DB_DIR": str(folder / "data"), "PYTHONPATH": str(ROOT)}
+    environment["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")  # as where it is installed: compiled once
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with QueueManager(db_dir=folder / "data") as manager:
         manager.get_queue("alone").push(b"x")
         for label, code, words in (
