@@ -3,7 +3,7 @@
 local calls = {}
 
 -- Revision of this library; a client that is newer replaces it. Raised by every change of these files.
-calls.revision = 2
+calls.revision = 3
 -- Layout of the data; a queue written by a newer one is refused.
 calls.layout = 1
 

@@ -4,8 +4,8 @@ import re
 
 from psmq import library
 
-EXPECTED_REVISION = 2
-EXPECTED_DIGEST = "aa7dbeb864bb8751"
+EXPECTED_REVISION = 3
+EXPECTED_DIGEST = "160a8d947ac455da"
 
 
 def functions(raw_server):
