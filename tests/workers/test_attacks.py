@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -244,6 +245,9 @@ def test_a_stopped_process_that_waits_takes_no_message_along(stage):
     with redis.Redis.from_url(stage.manager.settings()["url"]) as client:  # both are idle: they wait on the server
         wait_until(lambda: sum(one["cmd"] == "blpop" and "b" in one["flags"] for one in client.client_list()) >= 2)
     os.kill(family[0], signal.SIGSTOP)
+    # A thread of it may go on for an instant, until another one has taken note of the signal.
+    threads = [path / "stat" for path in Path(f"/proc/{family[0]}/task").iterdir()]
+    wait_until(lambda: {path.read_text().rpartition(")")[2].split()[0] for path in threads} == {"T"})
     try:
         began = time.monotonic()
         assert [tasks.one.delay().result(timeout=5) for _ in range(4)] == [1] * 4
