@@ -15,14 +15,15 @@ from psmq.errors import ServerFull
 @pytest.fixture
 def full(arena):
     """The arena's server, with a few messages in every state, at its maxmemory. → a redis-py client"""
-    arena.queue.push_many([b"x" * 100] * 400)
+    arena.queue.push_many([b"x" * 1000] * 4000)
     arena.queue.push_many([b"y"] * 5)
     arena.queue.push(b"later", delay=600)
     for message in arena.queue.get_many(5):
         message.bury("why")
     with redis.Redis.from_url(arena.url) as client:
-        # The buffers of idle connections shrink, by 16 KiB each: the server must not have room again because of that.
-        client.config_set("maxmemory", client.info("memory")["used_memory"] - 40_000)
+        # Far more above it than the buffers of connections take, which shrink when they are idle: it stays full until
+        # messages go.
+        client.config_set("maxmemory", client.info("memory")["used_memory"] - 2_000_000)
         yield client
         client.config_set("maxmemory", 0)
 
