@@ -88,9 +88,9 @@ def test_workers_drain_it_and_then_pushes_are_taken_again(arena):
     with redis.Redis.from_url(arena.url) as client:
         ballast = [f"ballast-{number}" for number in range(50)]
         for name in ballast:
-            client.set(name, b"x" * 10_000)
+            client.set(name, b"x" * 100_000)
         # well below: buffers of clients come and go
-        client.config_set("maxmemory", client.info("memory")["used_memory"] - 100_000)
+        client.config_set("maxmemory", client.info("memory")["used_memory"] - 2_000_000)
         with pytest.raises(ServerFull):
             arena.push(1)
         arena.worker("-p", 2, "-t", 2)
