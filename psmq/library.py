@@ -19,6 +19,7 @@ NAME: Final = "psmq_v1"
 
 ORDER: Final = (
     "redis",
+    "memo",
     "keys",
     "errors",
     "clock",

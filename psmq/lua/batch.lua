@@ -42,20 +42,17 @@ end
 local enough = 24
 local too_long = 'one member longer than 64 bytes: what it is put into becomes a table'
 
+local taken_out_by = { ZADD = 'ZREM', HSET = 'HDEL' }
+
 -- As batch.put for all of `pairs`, { first, second, … }, sent at once.
--- hold: the command that takes one out
-function batch.put_many(command, hold, key, pairs)
-    local many = #pairs >= enough * 2
-    if many then
-        if command == 'ZADD' then
-            redis.call(command, key, 0, too_long, unpack(pairs))
-        else
-            redis.call(command, key, too_long, too_long, unpack(pairs))
-        end
-        redis.call(hold, key, too_long)
-    else
+function batch.put_many(command, key, pairs)
+    if #pairs < enough * 2 then
         redis.call(command, key, unpack(pairs))
+        return
     end
+    -- the score of a member, or the field of a value
+    redis.call(command, key, command == 'ZADD' and 0 or too_long, too_long, unpack(pairs))
+    redis.call(taken_out_by[command], key, too_long)
 end
 
 local function send(found)

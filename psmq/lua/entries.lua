@@ -49,8 +49,17 @@ function entries.place(priority, ms)
     return -priority * entries.step + ms
 end
 
--- Heads that were read, by their text: the messages of one program have few different ones.
-local heads, known, most_known = {}, 0, 1000
+local read_head = memo.of(function(text)
+    local head = {}
+    for letter, number in string.gmatch(text, '(%l)(%-?%d+)') do
+        head[letter] = tonumber(number)
+    end
+    if head.p and (head.p > 100 or head.p < -100) then
+        head.p = nil
+    end
+    head.options = entries.options({ m = head.m, r = head.r })
+    return head
+end)
 
 -- The options in front of a stored value: { p m x r n, options (as a state entry spells m and r) }, nil when the value
 -- is not one of ours. Not to be changed: others are given the same one.
@@ -59,23 +68,7 @@ function entries.head(value)
     if not stop or stop > 120 then
         return nil
     end
-    local text = string.sub(value, 1, stop - 1)
-    local head = heads[text]
-    if not head then
-        head = {}
-        for letter, number in string.gmatch(text, '(%l)(%-?%d+)') do
-            head[letter] = tonumber(number)
-        end
-        if head.p and (head.p > 100 or head.p < -100) then
-            head.p = nil
-        end
-        head.options = entries.options({ m = head.m, r = head.r })
-        if known >= most_known then
-            heads, known = {}, 0
-        end
-        heads[text], known = head, known + 1
-    end
-    return head, stop
+    return read_head(string.sub(value, 1, stop - 1)), stop
 end
 
 -- A state entry. Options: m own limit, o limit set later, x expiry, r result ttl, u uncounted returns in a row,
@@ -130,7 +123,7 @@ end
 
 -- The entry of a message that has none yet, from its head.
 function entries.fresh(head, place)
-    return { receipt = '-', count = 0, first = 0, place = place, m = head.m, r = head.r }
+    return { receipt = '-', count = 0, first = 0, place = place, m = head.m, r = head.r, options = head.options }
 end
 
 -- deliveries it may have

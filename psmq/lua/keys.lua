@@ -29,25 +29,15 @@ keys.suffixes = {
     garbage = ':garbage',     -- any   what a stranger wrote in the place of another key, set aside
 }
 
--- Those of the queues that were met, kept between calls: spelling them again costs as much as a command.
-local met, count, most = {}, 0, 1000
-
--- The keys of the queue whose hash is `base`, each spelled when it is first asked for.
-function keys.of(base)
-    local found = met[base]
-    if not found then
-        found = setmetatable({ base = base }, { __index = function(spelled, part)
-            local key = base .. keys.suffixes[part]
-            rawset(spelled, part, key)
-            return key
-        end })
-        if count >= most then
-            met, count = {}, 0
-        end
-        met[base], count = found, count + 1
-    end
-    return found
-end
+-- The keys of the queue whose hash is `base`, each spelled when it is first asked for, and kept between calls: spelling
+-- them again costs as much as a command.
+keys.of = memo.of(function(base)
+    return setmetatable({ base = base }, { __index = function(spelled, part)
+        local key = base .. keys.suffixes[part]
+        rawset(spelled, part, key)
+        return key
+    end })
+end)
 
 -- The list that holds the result of one message.
 function keys.result(base, id)

@@ -71,8 +71,8 @@ local function lease(call, taken, ends, worker, reply)
             events.note(call, 'delivered', id, count)
         end
     end
-    batch.put_many('ZADD', 'ZREM', k.leased, leases)
-    batch.put_many('HSET', 'HDEL', k.state, states)
+    batch.put_many('ZADD', k.leased, leases)
+    batch.put_many('HSET', k.state, states)
     rollups.delivered(call, taken)
     return receipt, ids
 end

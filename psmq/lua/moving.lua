@@ -206,7 +206,7 @@ function moving.take(call, limit, mode)
             if state then
                 entry = entries.parse(state)
             elseif head then
-                entry = { receipt = '-', count = 0, first = 0, place = place, m = head.m, r = head.r, options = head.options }
+                entry = entries.fresh(head, place)
             end
             if not entries.is_id(id) then
                 dead.set_aside(call, id, 'its id is none of ours')

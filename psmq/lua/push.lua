@@ -44,23 +44,14 @@ local function head(options, expires)
     return text
 end
 
--- Options that were read, by their text: the pushes of one program have few different ones.
-local options_of, known, most_known = {}, 0, 1000
-
--- The options of one message, with the head that its stored value gets unless it expires. Not to be changed.
-local function options_from(text)
-    local options, refusal = options_of[text], nil
-    if not options then
-        options, refusal = errors.options(text, 'pdtmrn')
-        if not options then return nil, refusal end
+-- The options of one message, with the head that its stored value gets unless it expires.
+local options_from = memo.of(function(text)
+    local options, refusal = errors.options(text, 'pdtmrn')
+    if options then
         options.head = head(options) .. ';'
-        if known >= most_known then
-            options_of, known = {}, 0
-        end
-        options_of[text], known = options, known + 1
     end
-    return options
-end
+    return options, refusal
+end)
 
 -- argv from `first` on, four for each message: random, options, deduplication id, body
 -- returns { { random, options, dedup, body }, … }, largest size, deduplication ids | nil, refusal

@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 3
-EXPECTED_DIGEST = "160a8d947ac455da"
+EXPECTED_DIGEST = "1bf3ae6a5bccdcff"
 
 
 def functions(raw_server):
