@@ -147,7 +147,8 @@ class Channel:
     ) -> T:
         """Carry out a command; ``wake``: wait so many seconds for the queue's token first.
 
-        ``meanwhile`` is called while the server is at it, once for each time that it is sent; it must not raise.
+        ``meanwhile`` is called once, while the server is at it, or as soon as there is none to be had; it must not
+        raise.
         """
         if self._pid != os.getpid():
             self._pid = os.getpid()
@@ -196,6 +197,14 @@ class Channel:
             steps.close()
 
     def _send(self, step: Send, meanwhile: Callable[[], None] | None = None) -> list[Any]:
+        try:
+            return self._sent(step, meanwhile)
+        except (Lost, PsmqError):
+            if meanwhile is not None:
+                meanwhile()  # a server that is not there is no reason to do nothing
+            raise
+
+    def _sent(self, step: Send, meanwhile: Callable[[], None] | None) -> list[Any]:
         from redis import exceptions
 
         sent = False

@@ -14,7 +14,7 @@ from psmq.dialogue import steady
 from psmq.waiters import Waiters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import timedelta
 
     from psmq.commands import Delivered, Mode
@@ -41,6 +41,15 @@ class Consumer:
         """Who it is to the server. A new one after a fork, or after it was abandoned."""
         return self._channel.identity.client_id
 
+    @property
+    def number(self) -> int:
+        """Of its last command that changes something."""
+        return self._channel.identity.number
+
+    def renew(self) -> None:
+        """Be another client from now on: what it was may have been abandoned."""
+        self._channel.identity.renew()
+
     def exchange(
         self,
         queue: Queue,
@@ -49,17 +58,19 @@ class Consumer:
         *,
         mode: Mode = "worker",
         wake: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Delivered:
         """Settle (message_id, receipt, settlement)s and get up to ``limit``, in one trip.
 
         ``mode``: "worker" promises to extend its leases and leaves suspects alone; "solo" takes one suspect.
         ``wake``: wait up to so many seconds for the queue's token first, in the same write.
+        ``meanwhile`` is called once before the answer is read, and must not raise.
         """
         # By this client's idea of the timeout, which whoever extends its leases shares.
         seconds = queue.visibility_seconds if limit else None
         command = commands.exchange(queue._address, settlements, limit, visibility_timeout=seconds, mode=mode)
         asked = steady()
-        answer = self._channel.run(command, clock=queue._clock(), wake=wake)
+        answer = self._channel.run(command, clock=queue._clock(), wake=wake, meanwhile=meanwhile)
         if answer.messages and steady() - asked > queue.visibility_seconds / 2:
             # The answer came late (this process was stopped, the network stood still): is it still ours?
             leases = [(message.message_id, message.receipt) for message in answer.messages]
@@ -102,9 +113,13 @@ class Consumer:
             words += told
         return words
 
-    def abandon(self, queue: Queue, client_id: str, started: Sequence[str] = ()) -> int:
-        """Hand back what another client's last get holds unstarted, and refuse its commands from now on. → how many"""
-        return self._channel.run(commands.abandon(queue._address, client_id, started), clock=queue._clock())
+    def abandon(self, queue: Queue, client_id: str, started: Sequence[str] = (), *, number: int | None = None) -> int:
+        """Hand back what another client's last get holds unstarted, and refuse its commands from now on. → how many
+
+        ``number``: only what that very command of it was given.
+        """
+        command = commands.abandon(queue._address, client_id, started, number=number)
+        return self._channel.run(command, clock=queue._clock())
 
     def shut(self) -> None:
         """From any thread: whatever it waits for ends now, with ServerUnreachable, and nothing more is sent."""

@@ -119,18 +119,20 @@ Step = Send | Sleep
 
 
 class Meanwhile:
-    """What we do while the server is at it, and how many seconds that took: they are not the server's."""
+    """What we do while the server is at it, once, and how many seconds that took: they are not the server's."""
 
     __slots__ = ("_do", "seconds")
 
     def __init__(self, do: Callable[[], None]) -> None:
-        self._do = do
+        self._do: Callable[[], None] | None = do
         self.seconds = 0.0
 
     def __call__(self) -> None:
-        began = steady()
-        self._do()
-        self.seconds += steady() - began
+        do, self._do = self._do, None
+        if do is not None:
+            began = steady()
+            do()
+            self.seconds = steady() - began
 
 
 class Identity:
@@ -169,7 +171,7 @@ def converse(
 ) -> Generator[Step, list[Any], T]:
     """Carry out one command. ``wake``: first wait that many seconds for the queue's token, in the same write.
 
-    ``meanwhile``: what whoever carries it does between writing and reading. Raises ServerUnreachable or OutcomeUnknown
+    ``meanwhile``: what whoever carries it does before it reads. Raises ServerUnreachable or OutcomeUnknown
     after ``terms.timeout`` seconds, and what the server refuses with.
     """
     started = steady()

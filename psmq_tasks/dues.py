@@ -47,7 +47,8 @@ class Dues:
         self.shortest_lease = 30.0
         #: (queue's index, message id, receipt, settlement)
         self._owed: list[tuple[int, str, str, Settlement]] = []
-        self._abandoned: list[str] = []
+        #: clients, and the number of the command of which nobody has seen the answer; None: they have gone
+        self._abandoned: list[tuple[str, int | None]] = []
         self._failing_since: float | None = None
         self._ask_again_at = 0.0
         self._next_look = 0.0
@@ -82,7 +83,11 @@ class Dues:
 
     def abandon(self, client_ids: Iterable[str]) -> None:
         """To be told: these clients have gone, and what they were given and never saw goes back."""
-        self._abandoned += client_ids
+        self._abandoned += ((client_id, None) for client_id in client_ids)
+
+    def abandon_unread(self, client_id: str, number: int) -> None:
+        """To be told: what this command of a client's was given goes back; the client lives on under another id."""
+        self._abandoned.append((client_id, number))
 
     def pay(self, *, now: bool = False) -> None:
         """Tell the server what it is owed; what it cannot be told now stays for a later tick."""
@@ -99,8 +104,8 @@ class Dues:
                     answer = self.consumer.exchange(queue, mine[start : start + _BILL])
                     self._report_dead(mine[start : start + _BILL], answer.words)
                 # After what is known of them: what is still theirs then, they never saw.
-                for client_id in self._abandoned:
-                    self.consumer.abandon(queue, client_id)
+                for client_id, number in self._abandoned:
+                    self.consumer.abandon(queue, client_id, number=number)
             except QueueNotFound:
                 pass
             except InvalidOption:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DONE", "ENDED", "FREE", "HELD", "STARTED", "Entry", "Table"]
+__all__ = ["DONE", "ENDED", "FREE", "HELD", "STARTED", "Entry", "Table", "Unread"]
 
 #: where a message stands: nobody's; leased to us, not started; its payload was touched; ended, to be deleted, with
 #: no result to store; ended in another way. What has ended stays here until the server knows.
@@ -53,6 +53,8 @@ _LEASE_AT: Final = 8
 _SETTLED: Final = struct.Struct("<QQ")
 _SETTLED_AT: Final = 16
 _HEADER: Final = 64
+#: of a command; eight bytes at their place are written and read at once
+_NUMBER: Final = struct.Struct("<Q")
 #: client ids of its connections, one for each slot and one for the settler
 _CLIENT_SIZE: Final = 40
 
@@ -76,16 +78,28 @@ class Entry(NamedTuple):
     limit: float
 
 
+class Unread(NamedTuple):
+    """An answer that a slot reads when it has done what it has, as the supervisor sees it."""
+
+    slot: int
+    client_id: str
+    #: of the command
+    number: int
+
+
 class Table:
     """Entries for ``capacity`` messages and flags for ``slots`` slots; made by the supervisor before it forks."""
 
     def __init__(self, slots: int, capacity: int, connections: int) -> None:
         self.capacity = capacity
+        self._slots = slots
         self._connections = connections
         self._clients = _HEADER
         self._batches = self._clients + connections * _CLIENT_SIZE
         self._revoked = self._batches + slots
-        self._states = self._revoked + slots
+        self._unread = (self._revoked + slots + 7) // 8 * 8
+        self._unwanted = self._unread + _NUMBER.size * slots
+        self._states = self._unwanted + _NUMBER.size * slots
         self._lost = self._states + capacity
         self._extended = self._lost + 4 * capacity
         self._entries = (self._extended + _EXTENDED.size * capacity + 63) // 64 * 64
@@ -203,6 +217,24 @@ class Table:
         at = self._clients + connection * _CLIENT_SIZE
         self._memory[at : at + _CLIENT_SIZE] = client_id.encode().ljust(_CLIENT_SIZE, b"\0")
 
+    def expect(self, slot: int, number: int) -> None:
+        """A slot works while its client's command of this number is under way: nobody has seen what that gives."""
+        self._set_number(self._unread, slot, number)
+
+    def read(self, slot: int, number: int) -> bool:
+        """The slot reads that answer now. → whether it may keep what that gives"""
+        # In this order, as with marks and revocations: the supervisor revokes, then looks whether it is unread still.
+        self._set_number(self._unread, slot, 0)
+        return self._number_at(self._unwanted, slot) != number
+
+    def _set_number(self, area: int, slot: int, number: int) -> None:
+        at = area + slot * _NUMBER.size
+        self._memory[at : at + _NUMBER.size] = _NUMBER.pack(number)
+
+    def _number_at(self, area: int, slot: int) -> int:
+        number: int = _NUMBER.unpack_from(self._memory, area + slot * _NUMBER.size)[0]
+        return number
+
     @property
     def stopping(self) -> bool:
         """No new gets."""
@@ -258,6 +290,25 @@ class Table:
     def revoke(self, slot: int) -> None:
         """Take back what a slot has not started of the batch it is at."""
         self._memory[self._revoked + slot] = self._memory[self._batches + slot]
+
+    def unread(self) -> list[Unread]:
+        """Answers that slots are to read after their work, but for those revoked."""
+        found = []
+        for slot in range(self._slots):
+            number, unwanted = self._number_at(self._unread, slot), self._number_at(self._unwanted, slot)
+            if number and number != unwanted:
+                at = self._clients + slot * _CLIENT_SIZE
+                client = bytes(self._memory[at : at + _CLIENT_SIZE]).rstrip(b"\0").decode()
+                found.append(Unread(slot, client, number))
+        return found
+
+    def revoke_unread(self, answer: Unread) -> None:
+        """Its slot shall not have what this answer gives."""
+        self._set_number(self._unwanted, answer.slot, answer.number)
+
+    def is_unread(self, answer: Unread) -> bool:
+        """Whether its slot has not come to read it."""
+        return self._number_at(self._unread, answer.slot) == answer.number
 
     def lose(self, entry: Entry) -> None:
         """Tell the child that this lease has passed on."""

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from psmq import Release
 from psmq.errors import PsmqError, QueueNotFound
 from psmq.kill_points import passing
-from psmq_tasks.inflight import HELD, STARTED, Entry
+from psmq_tasks.inflight import HELD, STARTED, Entry, Unread
 from psmq_tasks.teller import SHORT_ID
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _log = logging.getLogger("psmq_tasks.supervisor")
 
 #: a message in a child's hands: pid, place, generation
 Key = tuple[int, int, int]
+#: whether a slot of this process takes too long: pid, slot, since when it has what it should come to
+IsLate = Callable[[int, "int | None", float], bool]
 
 
 class Leases:
@@ -46,12 +49,14 @@ class Leases:
         self._taken_back: set[Key] = set()
         #: what was not started when it was seen first, and when that was
         self._held_since: dict[Key, float] = {}
+        #: the same of answers that their slots have not read: pid, Unread
+        self._unread_since: dict[tuple[object, ...], float] = {}
         self._extended_at = time.monotonic()
 
     @property
     def any_unstarted(self) -> bool:
         """Whether anything waits for its slot: then a look is due sooner."""
-        return bool(self._held_since)
+        return bool(self._held_since or self._unread_since)
 
     def was_taken_back(self, child: ChildProcess, entry: Entry) -> bool:
         """Whether others have it already."""
@@ -124,30 +129,53 @@ class Leases:
         """Give to others what a slot does not come to start (or everything not started, at a stop), uncounted.
 
         It is behind a long task, its process is stopped or another thread there keeps the GIL: slots take no more than
-        ten milliseconds of work.
+        ten milliseconds of work at once, and ask for no more than the next.
         """
         now = time.monotonic()
+        running = {(child.pid, entry.slot): entry.started_at for child, entry in leases if entry.state == STARTED}
+
+        def is_late(pid: int, slot: int | None, since: float) -> bool:
+            started = running.get((pid, slot))
+            return all_ or (now - since >= _LONG if started is None else now - started >= _BEHIND_LONG)
+
+        held, unread = self._late_held(leases, now, is_late), self._late_unread(leases, now, is_late)
+        if not held and not unread:
+            return
+        passing("supervisor.revoked")
+        time.sleep(_REVOKE_PAUSE)
+        for child in {child.pid: child for child in held.values()}.values():
+            for entry in child.table.entries():
+                key = (child.pid, entry.place, entry.generation)
+                if key in held and entry.state == HELD:
+                    self._taken_back.add(key)
+                    self._dues.owe(entry, Release(count=False))
+        for child, answer in unread:
+            if child.table.is_unread(answer):
+                self._dues.abandon_unread(answer.client_id, answer.number)
+        self._dues.pay()
+
+    def _late_held(self, leases: list[Lease], now: float, is_late: IsLate) -> dict[Key, ChildProcess]:
+        """Revokes, and gives, the messages that their slots do not come to start."""
         keys = {(child.pid, entry.place, entry.generation): (child, entry) for child, entry in leases}
         self._taken_back &= keys.keys()
         held = {key: lease for key, lease in keys.items() if lease[1].state == HELD and lease[1].slot is not None}
         self._held_since = {key: self._held_since.get(key, now) for key in held}
-        running = {(child.pid, entry.slot): entry.started_at for child, entry in leases if entry.state == STARTED}
-        wanted: dict[Key, ChildProcess] = {}
+        late: dict[Key, ChildProcess] = {}
         for key, (child, entry) in held.items():
-            started = running.get((child.pid, entry.slot))
-            long = now - self._held_since[key] >= _LONG if started is None else now - started >= _BEHIND_LONG
-            if key not in self._taken_back and (all_ or long):
+            if key not in self._taken_back and is_late(child.pid, entry.slot, self._held_since[key]):
                 assert entry.slot is not None
                 child.table.revoke(entry.slot)
-                wanted[key] = child
-        if not wanted:
-            return
-        passing("supervisor.revoked")
-        time.sleep(_REVOKE_PAUSE)
-        for child in {child.pid: child for child in wanted.values()}.values():
-            for entry in child.table.entries():
-                key = (child.pid, entry.place, entry.generation)
-                if key in wanted and entry.state == HELD:
-                    self._taken_back.add(key)
-                    self._dues.owe(entry, Release(count=False))
-        self._dues.pay()
+                late[key] = child
+        return late
+
+    def _late_unread(self, leases: list[Lease], now: float, is_late: IsLate) -> list[tuple[ChildProcess, Unread]]:
+        """The same with the answers that their slots do not come to read."""
+        children = {child.pid: child for child, _ in leases}
+        found = {(child.pid, *one): (child, one) for child in children.values() for one in child.table.unread()}
+        self._unread_since = {key: self._unread_since.get(key, now) for key in found}
+        late = []
+        for key, (child, answer) in found.items():
+            if is_late(child.pid, answer.slot, self._unread_since[key]):
+                child.table.revoke_unread(answer)
+                late.append((child, answer))
+        return late

@@ -20,9 +20,9 @@ except (ImportError, AttributeError):
 
 __all__ = ["MOST_HELD", "Lead", "Pace"]
 
-#: seconds of work that a slot holds and has not started, and messages at most
+#: seconds of work that a slot holds and has not started, and messages at most: no more than are settled in one trip
 HOLD_SECONDS: Final = 0.01
-MOST_HELD: Final = 64
+MOST_HELD: Final = 100
 #: slots work side by side when one message in so many waits for something, in so many batches in a row (others may
 #: still have been at work during the first, and waiting for them is waiting, too)
 _SELDOM, _BATCHES = 4, 3

@@ -182,7 +182,7 @@ class Lease(NamedTuple):
 def start_child(plan: Plan, *, solo: bool, first: bool, others: Sequence[ChildProcess]) -> ChildProcess:
     """Fork one. ``first``: it reports what it finds; ``others``: whose pipes it must not keep open."""
     threads = 1 if solo else plan.threads
-    table = Table(threads, threads * MOST_HELD * 2 + plan.async_concurrency + MOST_HELD, threads + 1)
+    table = Table(threads, threads * MOST_HELD * 3 + plan.async_concurrency + MOST_HELD, threads + 1)
     ours, control = os.pipe()
     reading, reports = os.pipe() if first else (None, None)
     for stream in (sys.stdout, sys.stderr):

@@ -24,8 +24,8 @@ SETTLE_WITHIN: Final = 0.05
 _LOOK, _STUCK = 0.02, 0.015
 #: seconds after an outage that outlasted every retry
 AFTER_OUTAGE: Final = 1.0
-#: settlements that the settler sends in one command
-_AT_ONCE: Final = 500
+#: settlements that the settler sends in one command: none takes the server for long
+_AT_ONCE: Final = 100
 
 
 class _Busy(Protocol):

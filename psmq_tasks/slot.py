@@ -32,6 +32,8 @@ __all__ = ["Crew", "Slot"]
 _LONGEST_WAIT: Final = 2.0
 #: seconds between looks of a process for suspects, and how long it stays without any
 _SOLO_PAUSE, _SOLO_STAY = 0.25, 3.0
+#: a slot asks ahead when so many messages take no longer than it may hold them
+_WORTH_ASKING: Final = 4
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Slot:
         self._pending: list[Pending] = []
         self._pending_since = 0.0
         self._pending_lock = threading.Lock()
+        #: how many the last question was for
+        self._wanted = 0
         #: on the server for a token; there with a question, and nothing to tell
         self._waiting = self._asking = False
 
@@ -96,8 +100,8 @@ class Slot:
         while not crew.stopping.is_set():
             try:
                 batch = self._get()
-                if batch:
-                    self._work(batch)
+                while batch:
+                    batch = self._serve(batch)
             except BaseException as error:
                 # A slot must outlive whatever happens to it.
                 if not crew.stopping.is_set():
@@ -127,10 +131,7 @@ class Slot:
         except BaseException:
             crew.lead.pass_on(self)
             raise
-        if batch and crew.pace.alone:
-            crew.lead.works(self)
-            crew.settler.look()
-        else:
+        if not batch or not crew.pace.alone:
             crew.lead.pass_on(self)
         return batch
 
@@ -151,38 +152,55 @@ class Slot:
 
     def _visit(self, queues: Sequence[Served]) -> tuple[list[Held], float]:
         """Ask the queues in order, telling each what was decided. → a batch, or for how long there is none"""
-        crew, table = self.crew, self.crew.teller.table
+        crew = self.crew
         wait = _LONGEST_WAIT
         for served in queues:
             pending = self._pending_for(served)
             limit = min(crew.pace.batch, self._room)
             if not limit and not pending:
                 continue
-            # Noted before it asks: should this process end before it sees the answer, what that gave can go back.
-            table.set_client(self.number, self.consumer.client_id)
-            self._asking = not pending
-            passing("slot.asking")
             try:
-                answer = crew.teller.exchange(self.consumer, served, pending, limit)
+                answer = self._ask(served, pending, limit)
             except QueueNotFound:
                 wait = min(wait, AFTER_OUTAGE)
                 continue
-            except BaseException:
-                self._keep(pending)
-                raise
-            finally:
-                self._asking = False
-            if limit:
-                crew.suspects[served.number] = answer.suspects
-                table.report_suspects(sum(crew.suspects.values()))
             if answer.messages:
-                passing("slot.got")
-                table.begin_batch(self.number)
                 if self._pending:  # for queues that were not reached
                     crew.settler.look()
-                return crew.teller.hold(served, answer.messages, self.number), 0.0
+                return self._take(served, answer), 0.0
             wait = min(wait, _pause(served, answer))
         return [], wait
+
+    def _ask(self, served: Served, pending: list[Pending], limit: int, ahead: _Ahead | None = None) -> Delivered:
+        """One exchange; what was decided stays ours to tell if that fails."""
+        crew, table = self.crew, self.crew.teller.table
+        # Noted before it asks: should this process end before it sees the answer, what that gave can go back.
+        table.set_client(self.number, self.consumer.client_id)
+        self._wanted = limit
+        self._asking = not pending and ahead is None
+        passing("slot.asking")
+        try:
+            work = None if ahead is None else ahead.work
+            answer = crew.teller.exchange(self.consumer, served, pending, limit, work)
+        except QueueNotFound:
+            raise
+        except BaseException:
+            self._keep(pending)
+            raise
+        finally:
+            self._asking = False
+        if limit:
+            crew.suspects[served.number] = answer.suspects
+            table.report_suspects(sum(crew.suspects.values()))
+        return answer
+
+    def _take(self, served: Served, answer: Delivered) -> list[Held]:
+        """Note what an answer gave."""
+        if not answer.messages:
+            return []
+        passing("slot.got")
+        self.crew.teller.table.begin_batch(self.number)
+        return self.crew.teller.hold(served, answer.messages, self.number)
 
     @property
     def _room(self) -> int:
@@ -224,6 +242,46 @@ class Slot:
                 return []
 
     # --- executing
+
+    def _serve(self, batch: list[Held]) -> list[Held]:
+        """Work. → the next batch, if it was worth asking for it meanwhile"""
+        crew, served = self.crew, batch[0].served
+        if crew.lead.is_held_by(self):
+            if crew.pace.alone:
+                crew.lead.works(self)
+                crew.settler.look()
+            else:
+                crew.lead.pass_on(self)
+        limit = min(crew.pace.batch, self._room)
+        if not self._asks_ahead(batch, limit):
+            self._work(batch)
+            return []
+        pending = self._pending_for(served)
+        ahead = _Ahead(self, batch, asking=not pending)
+        try:
+            answer = self._ask(served, pending, limit, ahead)
+        except QueueNotFound:
+            return []
+        finally:
+            ahead.work()  # whatever became of the question
+            self._asking = False
+        messages = self._take(served, answer)
+        if ahead.keeps:
+            return messages
+        self.consumer.renew()
+        self._hand_back(messages)
+        return []
+
+    def _asks_ahead(self, batch: list[Held], limit: int) -> bool:
+        """Where a batch was full there is likely to be more. Nobody else comes to what this slot has not read, so it
+        asks only where work is short; and not before it has asked for what is more urgent.
+        """
+        crew = self.crew
+        if len(batch) < self._wanted or limit < _WORTH_ASKING or batch[0].served is not crew.served[0]:
+            return False
+        if crew.solo or crew.stopping.is_set():
+            return False
+        return crew.lead.is_held_by(self) or not crew.pace.alone
 
     def _work(self, batch: list[Held]) -> None:
         crew, table = self.crew, self.crew.teller.table
@@ -284,6 +342,36 @@ class Slot:
     def _flush(self) -> None:
         for pending in self.take_pending():
             self.crew.settler.add(pending)
+
+
+class _Ahead:
+    """The work that a slot does while its question is under way, once."""
+
+    __slots__ = ("_asking", "_batch", "_slot", "keeps")
+
+    def __init__(self, slot: Slot, batch: list[Held], *, asking: bool) -> None:
+        self._slot = slot
+        self._batch: list[Held] | None = batch
+        #: the question tells the server nothing
+        self._asking = asking
+        #: what the answer gives is still the slot's
+        self.keeps = True
+
+    def work(self) -> None:
+        """All of the batch, unless that was done; raises nothing."""
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return
+        slot = self._slot
+        table, number = slot.crew.teller.table, slot.consumer.number
+        table.expect(slot.number, number)
+        passing("slot.ahead")
+        try:
+            slot._work(batch)
+        except BaseException as error:
+            slot.crew.teller.complain(error)
+        self.keeps = table.read(slot.number, number)
+        slot._asking = self._asking
 
 
 def _pause(served: Served, answer: Delivered) -> float:

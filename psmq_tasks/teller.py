@@ -18,7 +18,7 @@ from psmq.kill_points import passing
 from psmq_tasks.outcome import type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from psmq import Consumer, Delivered, MessageRecord, Queue, Settlement
     from psmq.commands import Mode
@@ -94,10 +94,18 @@ class Teller:
             for record in records
         ]
 
-    def exchange(self, consumer: Consumer, served: Served, pending: list[Pending], limit: int = 0) -> Delivered:
+    def exchange(
+        self,
+        consumer: Consumer,
+        served: Served,
+        pending: list[Pending],
+        limit: int = 0,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Delivered:
         """Tell a queue what was decided, and get up to ``limit``; takes out of ``pending`` what the server knows."""
+        words = [_words(one) for one in pending]
         try:
-            answer = consumer.exchange(served.queue, [_words(one) for one in pending], limit, mode=self._mode)
+            answer = consumer.exchange(served.queue, words, limit, mode=self._mode, meanwhile=meanwhile)
         except QueueNotFound as error:
             # Deleted, and with it what we hold of it. It may be made again.
             for one in pending:

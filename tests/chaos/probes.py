@@ -96,6 +96,19 @@ def test_what_a_dead_child_never_saw_is_back_at_once(patient, point):
     assert {r.attempt for r in patient.history.read() if r.kind == "start"} == {1}
 
 
+def test_what_a_slot_has_not_read_is_given_to_others(patient):
+    """It had asked for its next batch when it met a long job."""
+    patient.push(600)
+    patient.push(1, 8.0)
+    patient.push(600)
+    patient.worker("-p", 1, "-t", 1)
+    wait_until(lambda: patient.queue.info().counters.get("deleted", 0) > 200, 20)
+    patient.worker("-p", 1, "-t", 1)
+    wait_until(lambda: (found := patient.queue.info()).ready + found.leased <= 1, 6)
+    patient.drain(12)
+    assert patient.verdict().twice == 0
+
+
 def test_what_had_not_ended_well_is_not_deleted(patient):
     """Killed between a failed attempt and its telling: the next attempt comes."""
     token = patient.folder / "token"

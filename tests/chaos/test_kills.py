@@ -20,6 +20,7 @@ IN_CHILDREN = (
     "slot.started",
     "slot.ended",
     "slot.marked",
+    "slot.ahead",
     "slot.waiting",
     "teller.told",
     "settler.telling",
@@ -56,7 +57,7 @@ def test_a_child_killed_at_a_named_point_loses_nothing(arena, point):
     """It dies right there; every job is done, and the books add up."""
     token = arena.folder / "token"
     token.touch()
-    seldom = point.startswith(("settler", "slot.waiting"))
+    seldom = point.startswith(("settler", "slot.waiting", "slot.ahead"))
     arena.worker("-p", 2, "-t", 2, kill_at=f"{point}:{2 if seldom else 20}:{token}")
     task = "coroutine" if point.startswith(("loop", "settler")) else "job"
     arena.push(300, 0.001, task=task)

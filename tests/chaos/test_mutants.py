@@ -294,6 +294,20 @@ WORKER = (
         "test_a_stop_hands_back_uncounted",
     ),
     Mutant(
+        "what a slot has not read stays where it is",
+        "psmq_tasks/leases.py",
+        "                self._dues.abandon_unread(answer.client_id, answer.number)\n",
+        "                pass\n",
+        "test_what_a_slot_has_not_read_is_given_to_others",
+    ),
+    Mutant(
+        "the slot runs what was taken back from it unread",
+        "psmq_tasks/slot.py",
+        "        if ahead.keeps:\n",
+        "        if True:\n",
+        "test_what_a_slot_has_not_read_is_given_to_others",
+    ),
+    Mutant(
         "crashes are not told apart",
         "psmq_tasks/estate.py",
         "        crashed=True,\n",

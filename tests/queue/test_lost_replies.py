@@ -219,6 +219,37 @@ def test_what_is_read_slowly_meanwhile_takes_no_time_from_the_server(lossy, queu
     assert (proxy.lost, queue.info().ready) == (1, 400)
 
 
+def test_what_is_done_meanwhile_is_done_once_though_the_answer_is_lost(lossy, queue):
+    """The question is sent again; the work that went on beside it is not."""
+    due = threading.Event()
+    url, proxy = lossy(lambda number: due.is_set() and (due.clear() or True))
+    done = []
+    with QueueManager(url=url) as manager:
+        mine, consumer = manager.get_queue(queue.name), manager.consumer()
+        queue.push(b"x")
+        consumer.exchange(mine)
+        due.set()
+        answer = consumer.exchange(mine, (), 1, meanwhile=lambda: done.append(1))
+        consumer.close()
+    assert (proxy.lost, done, len(answer.messages)) == (1, [1], 1)
+
+
+def test_what_is_to_be_done_meanwhile_does_not_wait_for_a_server(lossy, queue):
+    """It is gone before it is asked: the work is done at once, not when the server comes back or is given up."""
+    url, proxy = lossy(lambda number: False)
+    took = []
+    with QueueManager(url=url, timeout=1.5) as manager:
+        mine, consumer = manager.get_queue(queue.name), manager.consumer()
+        Path(proxy.path).unlink()  # the consumer has no connection yet
+        began = time.monotonic()
+        with pytest.raises(ServerUnreachable):
+            consumer.exchange(mine, (), 1, meanwhile=lambda: took.append(time.monotonic() - began))
+        gave_up = time.monotonic() - began
+        consumer.close()
+    assert len(took) == 1
+    assert took[0] < gave_up / 2
+
+
 def test_a_server_that_is_not_there_is_unreachable(tmp_path):
     """Nothing was sent, so nothing was done; and it takes no longer than the timeout says."""
     with QueueManager(url=f"unix://{tmp_path}/none", timeout=0.3) as manager:

@@ -66,6 +66,26 @@ def test_a_revocation_concerns_the_batch_it_was_made_for(table):
         assert not table.is_revoked(0)
 
 
+def test_an_answer_that_is_not_read_is_seen_and_can_be_revoked(table):
+    """Until its slot reads it; what was revoked before is no matter for the next."""
+    table.set_client(1, "me:1:abc")
+    assert table.unread() == []
+    table.expect(1, 7)
+    (answer,) = table.unread()
+    assert answer == (1, "me:1:abc", 7)
+    assert table.is_unread(answer)
+    assert table.read(1, 7), "it keeps what that gives"
+    assert (table.unread(), table.is_unread(answer)) == ([], False)
+    table.expect(1, 8)
+    (answer,) = table.unread()
+    table.revoke_unread(answer)
+    assert table.unread() == [], "once is enough"
+    assert table.is_unread(answer)
+    assert not table.read(1, 8)
+    table.expect(1, 9)
+    assert table.read(1, 9)
+
+
 def test_a_lost_lease_is_that_of_one_delivery(table):
     """The next message in the same place has not lost its lease."""
     place, generation = table.put(0, 0, 1, ID, RECEIPT)
