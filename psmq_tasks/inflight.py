@@ -55,6 +55,8 @@ _SETTLED_AT: Final = 16
 _HEADER: Final = 64
 #: of a command; eight bytes at their place are written and read at once
 _NUMBER: Final = struct.Struct("<Q")
+#: set in the number of a command whose answer its slot waits for
+_AWAITED: Final = 1 << 63
 #: client ids of its connections, one for each slot and one for the settler
 _CLIENT_SIZE: Final = 40
 
@@ -79,12 +81,14 @@ class Entry(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """An answer that a slot reads when it has done what it has, as the supervisor sees it."""
+    """An answer that a slot has not read, as the supervisor sees it."""
 
     slot: int
     client_id: str
     #: of the command
     number: int
+    #: the slot waits for it: it reads it as soon as it comes, as long as its process runs
+    awaited: bool
 
 
 class Table:
@@ -115,6 +119,11 @@ class Table:
         self._places = deque(range(capacity))
 
     # --- the child's side
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the child holds nothing, and so runs nothing."""
+        return len(self._places) == self.capacity
 
     @property
     def room(self) -> int:
@@ -217,15 +226,21 @@ class Table:
         at = self._clients + connection * _CLIENT_SIZE
         self._memory[at : at + _CLIENT_SIZE] = client_id.encode().ljust(_CLIENT_SIZE, b"\0")
 
-    def expect(self, slot: int, number: int) -> None:
-        """A slot works while its client's command of this number is under way: nobody has seen what that gives."""
-        self._set_number(self._unread, slot, number)
+    def expect(self, slot: int, number: int, *, awaited: bool = False) -> None:
+        """A command of this number of a slot's client is under way: nobody has seen what that gives.
+
+        The slot works meanwhile, or (``awaited``) waits for it.
+        """
+        self._set_number(self._unread, slot, number | (_AWAITED if awaited else 0))
 
     def read(self, slot: int, number: int) -> bool:
         """The slot reads that answer now. → whether it may keep what that gives"""
         # In this order, as with marks and revocations: the supervisor revokes, then looks whether it is unread still.
         self._set_number(self._unread, slot, 0)
-        return self._number_at(self._unwanted, slot) != number
+        if self._number_at(self._unwanted, slot) != number:
+            return True
+        self._set_number(self._unwanted, slot, 0)  # its next client begins to count anew
+        return False
 
     def _set_number(self, area: int, slot: int, number: int) -> None:
         at = area + slot * _NUMBER.size
@@ -292,14 +307,15 @@ class Table:
         self._memory[self._revoked + slot] = self._memory[self._batches + slot]
 
     def unread(self) -> list[Unread]:
-        """Answers that slots are to read after their work, but for those revoked."""
+        """Answers that slots are to read, but for those revoked."""
         found = []
         for slot in range(self._slots):
-            number, unwanted = self._number_at(self._unread, slot), self._number_at(self._unwanted, slot)
+            noted, unwanted = self._number_at(self._unread, slot), self._number_at(self._unwanted, slot)
+            number = noted & ~_AWAITED
             if number and number != unwanted:
                 at = self._clients + slot * _CLIENT_SIZE
                 client = bytes(self._memory[at : at + _CLIENT_SIZE]).rstrip(b"\0").decode()
-                found.append(Unread(slot, client, number))
+                found.append(Unread(slot, client, number, awaited=noted != number))
         return found
 
     def revoke_unread(self, answer: Unread) -> None:
@@ -308,7 +324,7 @@ class Table:
 
     def is_unread(self, answer: Unread) -> bool:
         """Whether its slot has not come to read it."""
-        return self._number_at(self._unread, answer.slot) == answer.number
+        return self._number_at(self._unread, answer.slot) & ~_AWAITED == answer.number
 
     def lose(self, entry: Entry) -> None:
         """Tell the child that this lease has passed on."""

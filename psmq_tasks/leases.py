@@ -125,7 +125,7 @@ class Leases:
                 short = entry.message_id[-SHORT_ID:]
                 _log.warning("%s has passed to another worker, though it still runs here", short)
 
-    def take_back(self, leases: list[Lease], *, all_: bool = False) -> None:
+    def take_back(self, leases: list[Lease], children: Sequence[ChildProcess], *, all_: bool = False) -> None:
         """Give to others what a slot does not come to start (or everything not started, at a stop), uncounted.
 
         It is behind a long task, its process is stopped or another thread there keeps the GIL: slots take no more than
@@ -138,7 +138,7 @@ class Leases:
             started = running.get((pid, slot))
             return all_ or (now - since >= _LONG if started is None else now - started >= _BEHIND_LONG)
 
-        held, unread = self._late_held(leases, now, is_late), self._late_unread(leases, now, is_late)
+        held, unread = self._late_held(leases, now, is_late), self._late_unread(children, now, is_late)
         if not held and not unread:
             return
         passing("supervisor.revoked")
@@ -168,14 +168,16 @@ class Leases:
                 late[key] = child
         return late
 
-    def _late_unread(self, leases: list[Lease], now: float, is_late: IsLate) -> list[tuple[ChildProcess, Unread]]:
+    def _late_unread(
+        self, children: Sequence[ChildProcess], now: float, is_late: IsLate
+    ) -> list[tuple[ChildProcess, Unread]]:
         """The same with the answers that their slots do not come to read."""
-        children = {child.pid: child for child, _ in leases}
-        found = {(child.pid, *one): (child, one) for child in children.values() for one in child.table.unread()}
-        self._unread_since = {key: self._unread_since.get(key, now) for key in found}
+        found = {(child.pid, *one): (child, one) for child in children for one in child.table.unread()}
+        self._unread_since = {key: self._unread_since.get(key, now) for key in found if not key[-1]}
         late = []
         for key, (child, answer) in found.items():
-            if is_late(child.pid, answer.slot, self._unread_since[key]):
+            # One that is awaited is no more late than the server is, unless nobody can wait there.
+            if child.is_stopped() if answer.awaited else is_late(child.pid, answer.slot, self._unread_since[key]):
                 child.table.revoke_unread(answer)
                 late.append((child, answer))
         return late

@@ -22,6 +22,8 @@ __all__ = ["AFTER_OUTAGE", "SETTLE_WITHIN", "Settler"]
 SETTLE_WITHIN: Final = 0.05
 #: seconds between looks at busy slots, and for how long one of them may keep the lead
 _LOOK, _STUCK = 0.02, 0.015
+#: seconds that it goes on looking when there is nothing to see: to be woken for each message would delay that message
+_STAY: Final = 1.0
 #: seconds after an outage that outlasted every retry
 AFTER_OUTAGE: Final = 1.0
 #: settlements that the settler sends in one command: none takes the server for long
@@ -53,6 +55,7 @@ class Settler:
         self._lock = threading.Lock()
         self._bell = threading.Event()
         self._watching = False
+        self._watches_until = 0.0
         self._ending = False
 
     def add(self, pending: Pending) -> None:
@@ -65,6 +68,7 @@ class Settler:
         """A busy slot has something that should not wait for long: decisions, or the lead."""
         if not self._watching:
             self._watching = True
+            self._watches_until = time.monotonic() + _STAY
             self._bell.set()
 
     def finish(self) -> None:
@@ -100,7 +104,9 @@ class Settler:
         for slot in self._slots:
             pending += slot.take_pending(SETTLE_WITHIN)
             watching = watching or slot.has_pending
-        self._watching = watching
+        if watching:
+            self._watches_until = time.monotonic() + _STAY
+        self._watching = watching or time.monotonic() < self._watches_until
         return pending
 
     def _settle(self, pending: list[Pending]) -> None:

@@ -6,6 +6,7 @@ something names the next before it works.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from psmq import Release
 from psmq.errors import QueueNotFound
 from psmq.kill_points import passing
-from psmq_tasks.pace import Lead, Pace, waits
+from psmq_tasks.pace import MOST_HELD, Lead, Pace, waits
 from psmq_tasks.settler import AFTER_OUTAGE, SETTLE_WITHIN
 from psmq_tasks.teller import Pending
 
@@ -141,6 +142,8 @@ class Slot:
         while not crew.stopping.is_set():
             # Asked again as leader: another may have taken the token that was meant for what came meanwhile.
             batch, wait = self._visit(crew.served)
+            while not batch and wait > 0 and self._may_wait_with_question:
+                batch, wait = self._wait_with_question(crew.served[0], wait)
             if batch:
                 return batch
             found = self._wait(wait)
@@ -171,17 +174,25 @@ class Slot:
             wait = min(wait, _pause(served, answer))
         return [], wait
 
-    def _ask(self, served: Served, pending: list[Pending], limit: int, ahead: _Ahead | None = None) -> Delivered:
+    def _ask(
+        self,
+        served: Served,
+        pending: list[Pending],
+        limit: int,
+        *,
+        wake: float | None = None,
+        ahead: _Ahead | None = None,
+    ) -> Delivered:
         """One exchange; what was decided stays ours to tell if that fails."""
         crew, table = self.crew, self.crew.teller.table
         # Noted before it asks: should this process end before it sees the answer, what that gave can go back.
         table.set_client(self.number, self.consumer.client_id)
-        self._wanted = limit
+        self._wanted = limit if wake is None else MOST_HELD
         self._asking = not pending and ahead is None
         passing("slot.asking")
         try:
             work = None if ahead is None else ahead.work
-            answer = crew.teller.exchange(self.consumer, served, pending, limit, work)
+            answer = crew.teller.exchange(self.consumer, served, pending, limit, wake=wake, meanwhile=work)
         except QueueNotFound:
             raise
         except BaseException:
@@ -194,24 +205,59 @@ class Slot:
             table.report_suspects(sum(crew.suspects.values()))
         return answer
 
-    def _take(self, served: Served, answer: Delivered) -> list[Held]:
-        """Note what an answer gave."""
+    def _take(self, served: Served, answer: Delivered, *, keeps: bool = True) -> list[Held]:
+        """Note what an answer gave; if the supervisor has taken that back, it goes, and this client is another one."""
+        if not keeps:
+            self.consumer.renew()
         if not answer.messages:
             return []
         passing("slot.got")
         self.crew.teller.table.begin_batch(self.number)
-        return self.crew.teller.hold(served, answer.messages, self.number)
+        messages = self.crew.teller.hold(served, answer.messages, self.number)
+        if keeps:
+            return messages
+        self._hand_back(messages)
+        return []
 
     @property
     def _room(self) -> int:
         """A slot may take its share of what the table has room for: together they never take more."""
         return self.crew.teller.table.room // self.crew.size
 
+    @property
+    def _may_wait_with_question(self) -> bool:
+        """Whether this slot surely reads an answer when it comes: no task holds the GIL, and should somebody stop the
+        process, the supervisor sees it.
+        """
+        crew = self.crew
+        idle = crew.teller.table.is_empty and not crew.stopping.is_set()
+        return idle and len(crew.served) == 1 and not crew.solo and sys.platform == "linux"
+
+    def _wait_with_question(self, served: Served, wait: float) -> tuple[list[Held], float]:
+        """As leader: wait for a token with a question for one message behind it, which the server answers the moment
+        it gives the token. → as _visit
+        """
+        table, number = self.crew.teller.table, self.consumer.number + 1
+        keeps = True
+        self._waiting = True
+        try:
+            table.expect(self.number, number, awaited=True)
+            if self.crew.stopping.is_set():
+                return [], 0.0
+            passing("slot.waiting")
+            answer = self._ask(served, [], 1, wake=max(wait, 0.001))
+        except QueueNotFound:
+            return [], AFTER_OUTAGE
+        finally:
+            self._waiting = False
+            keeps = table.read(self.number, number)
+        return self._take(served, answer, keeps=keeps), _pause(served, answer)
+
     def _wait(self, wait: float) -> Served | None:
         """As leader: wait for a token, and for nothing else. → the queue that had one
 
-        The question does not travel behind the wait: it would be answered to a process that is stopped, or whose GIL
-        is held, and nobody else would get that message before its lease ends. A lost token costs two seconds at most.
+        The question does not travel behind the wait: while a task may hold the GIL it would be answered to nobody, and
+        nobody else would get that message before its lease ends. A lost token costs two seconds at most.
         """
         crew = self.crew
         if not self._room:
@@ -259,18 +305,13 @@ class Slot:
         pending = self._pending_for(served)
         ahead = _Ahead(self, batch, asking=not pending)
         try:
-            answer = self._ask(served, pending, limit, ahead)
+            answer = self._ask(served, pending, limit, ahead=ahead)
         except QueueNotFound:
             return []
         finally:
             ahead.work()  # whatever became of the question
             self._asking = False
-        messages = self._take(served, answer)
-        if ahead.keeps:
-            return messages
-        self.consumer.renew()
-        self._hand_back(messages)
-        return []
+        return self._take(served, answer, keeps=ahead.keeps)
 
     def _asks_ahead(self, batch: list[Held], limit: int) -> bool:
         """Where a batch was full there is likely to be more. Nobody else comes to what this slot has not read, so it

@@ -125,7 +125,7 @@ class Supervisor:
         # Read after whatever may have waited for the server: a limit is no matter for what has ended meanwhile.
         leases = [Lease(child, entry) for child in self._children for entry in child.table.entries()]
         self._enforce_limits(leases)
-        self._leases.take_back(leases)
+        self._leases.take_back(leases, self._children)
         self._leases.extend(leases, self._children)
         if self._dues.asking:
             try:
@@ -145,7 +145,7 @@ class Supervisor:
             else:
                 child.interrupt()  # it imports, or waits for the server, and holds nothing
         held = [Lease(child, entry) for child in self._children for entry in child.table.entries()]
-        self._leases.take_back(held, all_=True)
+        self._leases.take_back(held, self._children, all_=True)
 
     def _start(self, *, solo: bool = False) -> ChildProcess:
         child = start_child(self._plan, solo=solo, first=not self._serving, others=self._children)

@@ -100,12 +100,14 @@ class Teller:
         served: Served,
         pending: list[Pending],
         limit: int = 0,
+        *,
+        wake: float | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> Delivered:
         """Tell a queue what was decided, and get up to ``limit``; takes out of ``pending`` what the server knows."""
         words = [_words(one) for one in pending]
         try:
-            answer = consumer.exchange(served.queue, words, limit, mode=self._mode, meanwhile=meanwhile)
+            answer = consumer.exchange(served.queue, words, limit, mode=self._mode, wake=wake, meanwhile=meanwhile)
         except QueueNotFound as error:
             # Deleted, and with it what we hold of it. It may be made again.
             for one in pending:

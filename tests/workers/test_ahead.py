@@ -1,7 +1,15 @@
-"""A slot asks for its next batch while it works: what it was given and has not read is nobody's loss."""
+"""A slot asks for its next batch while it works, and for one message while it waits: what it was given and has not read
+is nobody's loss."""
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
 from support import wait_until
 
 TASKS = """
@@ -109,3 +117,44 @@ def test_of_several_queues_only_the_first_is_asked_ahead(stage):
         stage.workers[0].terminate()
         stage.workers[0].wait(20)
         stage.manager.delete_queue(urgent)
+
+
+def child_of(worker):
+    """The process that runs its tasks."""
+    return int(Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()[0])
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a stopped process is not seen, and waits for a token only"
+)
+def test_what_a_stopped_process_was_given_while_it_waited_goes_to_others(stage):
+    """The question for one message lies behind its wait, so it is answered: the supervisor sees that nobody reads."""
+    tasks = stage.tasks(TASKS, visibility_timeout=60)
+    stage.worker("-p", 1)
+    stage.worker("-p", 1)
+    children = [child_of(worker) for worker in stage.workers]
+    for number in range(10):
+        stopped = children[number % 2]
+        time.sleep(0.1 * (number % 3))
+        os.kill(stopped, signal.SIGSTOP)
+        tasks.quick.delay_many(tasks.quick.call(f"c{number}-{which}") for which in range(3))
+        wait_until(lambda: sum(line.startswith(f"c{number}-") for line in stage.lines()) == 3, 5)  # noqa: B023
+        os.kill(stopped, signal.SIGCONT)
+    wait_until(lambda: stage.queue_info().leased == 0)
+    assert set(stage.counts().values()) == {1}
+    assert {line.split()[1] for line in stage.lines()} == {"1"}, "to be given and not read does not count"
+    assert [child_of(worker) for worker in stage.workers] == children
+
+
+def test_an_idle_worker_that_stops_gives_back_what_came_in_that_moment(stage):
+    """Stopped while the answer is on its way: whoever comes next has it at once."""
+    tasks = stage.tasks(TASKS, visibility_timeout=60)
+    for number in range(5):
+        worker = stage.worker("-p", 2)
+        worker.terminate()
+        tasks.quick.delay_many(tasks.quick.call(f"d{number}-{which}") for which in range(3))
+        assert worker.wait(20) == 0
+        assert stage.queue_info().leased == 0
+    stage.worker("-p", 1)
+    wait_until(lambda: len(stage.lines()) == 15)
+    assert set(stage.counts().values()) == {1}

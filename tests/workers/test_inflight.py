@@ -72,7 +72,7 @@ def test_an_answer_that_is_not_read_is_seen_and_can_be_revoked(table):
     assert table.unread() == []
     table.expect(1, 7)
     (answer,) = table.unread()
-    assert answer == (1, "me:1:abc", 7)
+    assert answer == (1, "me:1:abc", 7, False)
     assert table.is_unread(answer)
     assert table.read(1, 7), "it keeps what that gives"
     assert (table.unread(), table.is_unread(answer)) == ([], False)
@@ -82,7 +82,12 @@ def test_an_answer_that_is_not_read_is_seen_and_can_be_revoked(table):
     assert table.unread() == [], "once is enough"
     assert table.is_unread(answer)
     assert not table.read(1, 8)
-    table.expect(1, 9)
+    table.expect(1, 8)
+    assert len(table.unread()) == 1, "that of the slot's next client"
+    assert table.read(1, 8)
+    table.expect(1, 9, awaited=True)
+    assert table.unread() == [(1, "me:1:abc", 9, True)]
+    assert table.is_unread(table.unread()[0])
     assert table.read(1, 9)
 
 
