@@ -149,7 +149,7 @@ class MessageRecord(NamedTuple):
 
 def pack_metadata(metadata: Mapping[str, str]) -> bytes:
     """``key NUL value NUL …`` in UTF-8; InvalidOption for what is not str, holds NUL or is no text."""
-    if isinstance(metadata, Mapping):
+    if type(metadata) is dict or isinstance(metadata, Mapping):  # the first is told in a tenth of the time
         words = [word for pair in metadata.items() for word in pair]
         try:
             text = "\0".join([*words, ""])

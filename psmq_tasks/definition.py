@@ -146,7 +146,8 @@ class Task(Generic[P, R]):
     def _mine(self, calls: Iterable[Call[R]]) -> Iterator[Call[R]]:
         """Calls of the plain task take the options that this one was given by ``using``."""
         for call in calls:
-            own = call.task._changes or call.task.name != self.name
+            task = call.task
+            own = task is self or task._changes or task.name != self.name
             yield call if own else Call(self, call.args, call.kwargs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import reprlib
 import socket
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
@@ -22,10 +23,15 @@ _host: Final = socket.gethostname()
 
 def describe_call(task: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, arguments: bool) -> dict[str, str]:
     """The metadata of a message: task, sender (host:pid) and, unless the task opted out, the arguments."""
-    metadata = {"task": task, "sender": f"{_host}:{os.getpid()}"}
+    metadata = {"task": task, "sender": _sender(os.getpid())}
     if arguments and (args or kwargs):
         metadata["args"] = show_arguments(args, kwargs)
     return metadata
+
+
+@lru_cache(maxsize=1)
+def _sender(pid: int) -> str:
+    return f"{_host}:{pid}"
 
 
 def show_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
