@@ -21,10 +21,10 @@ MAX_MILLISECONDS: Final = 10 * 365 * 86_400_000
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,160}\Z")
 
 
-def check_name(name: object) -> str:
+def check_name(name: object, what: str = "queue name") -> str:
     """The name of a queue or namespace, or InvalidQueueName."""
     if not isinstance(name, str) or not _NAME.match(name):
-        raise InvalidQueueName(name)
+        raise InvalidQueueName(name, what)
     return name
 
 

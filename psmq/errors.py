@@ -62,14 +62,16 @@ class _AboutQueue(PsmqError):
 class InvalidQueueName(PsmqError, ValueError):
     code = "PSMQ_INVALID_QUEUE_NAME"
 
-    def __init__(self, name: object) -> None:
-        super().__init__(name)
+    def __init__(self, name: object, what: str = "queue name") -> None:
+        super().__init__(name, what)
         self.name = name
+        #: what it was to be: a queue name, a namespace
+        self.what = what
 
     def __str__(self) -> str:
         shown = repr(self.name)
         shown = shown if len(shown) <= 80 else shown[:77] + "..."
-        return f"{shown} is no queue name: use 1 to 160 of A-Z a-z 0-9 . _ -"
+        return f"{shown} is no {self.what}: use 1 to 160 of A-Z a-z 0-9 . _ -"
 
     @classmethod
     def from_wire(cls, queue_name: str, detail: str) -> PsmqError:  # noqa: ARG003  # the name says it all

@@ -57,7 +57,7 @@ class ManagerFlows:
                 raise InvalidOption("durability", "is for servers that keep something: give db_dir or url")
             self._endpoint = Endpoint.memory()
         #: in front of every key
-        self.namespace = check_name(namespace)
+        self.namespace = check_name(namespace, "namespace")
         self._link: Any = self._link_class(self._endpoint, milliseconds("timeout", timeout) / 1000)
 
     @classmethod

@@ -35,7 +35,7 @@ class ServerAccess:
         secret: str | bytes | Sequence[bytes] | None,
         allow_unsigned: bool,
     ) -> None:
-        self.namespace = check_name(namespace)
+        self.namespace = check_name(namespace, "namespace")
         self.allow_unsigned = allow_unsigned
         self._secret = secret
         self.connect_to(**server)

@@ -122,15 +122,17 @@ class IdNotFound(TasksError, LookupError):
 
 
 class IdAmbiguous(TasksError, LookupError):
-    """``candidates`` are the first whole ids that end with ``ending``."""
+    """``candidates`` are the first whole ids that end with ``ending``; ``more``: how many others there are."""
 
-    def __init__(self, ending: str, candidates: tuple[str, ...]) -> None:
-        super().__init__(ending, candidates)
+    def __init__(self, ending: str, candidates: tuple[str, ...], more: int = 0) -> None:
+        super().__init__(ending, candidates, more)
         self.ending = ending
         self.candidates = candidates
+        self.more = more
 
     def __str__(self) -> str:
-        return f"{self.ending!r} is the end of more than one id, give more of it: {' '.join(self.candidates)}"
+        shown = " ".join(self.candidates) + (f" and {self.more} more" if self.more else "")
+        return f"{self.ending!r} is the end of more than one id, give more of it: {shown}"
 
 
 class OutsideTask(TasksError, LookupError):

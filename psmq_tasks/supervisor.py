@@ -75,7 +75,7 @@ class Supervisor:
             if report.problem:
                 first.kill()
                 first.wait()
-                print(report.problem, file=sys.stderr, flush=True)  # as it is: no line of a log
+                print(f"Error: {report.problem}", file=sys.stderr, flush=True)  # as it is: no line of a log
                 return report.exit_code
             self._dues = Dues(report.server)
             if not self._dues.open(report.queues, lambda: self._signals > 0, wakes):

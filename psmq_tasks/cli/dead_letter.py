@@ -97,7 +97,12 @@ def draw_attempts(failures: tuple[Failure, ...]) -> None:
     ]
     days = {_instant(failure).date() for failure in failures if failure.started}
     form = "%H:%M:%S" if len(days) <= 1 else "%Y-%m-%d %H:%M:%S"
-    draw(columns, [_row(failure, form) for failure in failures], list(map(why, failures)))
+    notes, last = [], 0
+    for failure in failures:
+        anew = 0 < failure.attempt <= last and failure.outcome != "edited"
+        notes.append("; ".join(filter(None, ["sent back, counted anew" if anew else "", why(failure)])))
+        last = failure.attempt
+    draw(columns, [_row(failure, form) for failure in failures], notes)
 
 
 def why(failure: Failure) -> str:

@@ -83,7 +83,7 @@ class _Choice:
     @property
     def estimate(self) -> int | None:
         """The count, where it is known or cheap; else None."""
-        if "count" in vars(self) or self.wanted.is_empty:
+        if "count" in vars(self) or self.chosen is not None or self.wanted.is_empty:
             return self.count
         return None
 

@@ -79,6 +79,8 @@ def push(
     if as_json:
         print_json({"ids": ids})
         return
+    if not ids:
+        click.echo("There was nothing on stdin, so nothing was pushed.", err=True)
     for message_id in ids:
         click.echo(message_id)
 

@@ -145,7 +145,7 @@ def place_options(command: F) -> F:
 
 json_option: Final = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
 yes_option: Final = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-dry_run_option: Final = click.option("-n", "--dry-run", is_flag=True, help="Only say how many it would be.")
+dry_run_option: Final = click.option("--dry-run", is_flag=True, help="Only say how many it would be.")
 queue_option: Final = click.option("-q", "--queue", metavar="NAME", help="Only this queue.", shell_complete=queue_names)
 
 

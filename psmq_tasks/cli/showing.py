@@ -176,8 +176,8 @@ def _cut(text: str, width: int, gives: str) -> str:
 
 @contextlib.contextmanager
 def progress(doing: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on the terminal; gives what is told how many more are done. Nothing where nobody watches."""
-    if not sys.stderr.isatty():
+    """A bar on the terminal; gives what is told how many more are done. Nothing where nobody watches, or for one."""
+    if not sys.stderr.isatty() or total == 1:
         yield lambda _: None
         return
     from rich.console import Console

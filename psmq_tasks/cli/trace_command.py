@@ -25,7 +25,7 @@ _WORDS: Final = {
     "ended": "its lease ended without an answer: ready again",
     "deleted": "done{by}",
     "popped": "taken and deleted{by}",
-    "redriven": "back in its queue{by}",
+    "redriven": "back in its queue{by}, attempts are counted anew",
     "hastened": "made ready by hand{by}",
     "amended": "changed by hand{by}",
     "adopted": "imported{by}",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from psmq_tasks.errors import IdAmbiguous, IdNotFound
+from psmq_tasks.errors import IdNotFound
 from psmq_tasks.inspection.records import DeadTask, dead_task
-from psmq_tasks.inspection.steps import HEADS, ID_LENGTH, MOST_CANDIDATES, PAGE, ask, names
+from psmq_tasks.inspection.steps import HEADS, ID_LENGTH, PAGE, ambiguous, ask, names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,5 +60,5 @@ def resolve(endings: Sequence[str], queue: str | None, state: str = "dead") -> S
         if not hits:
             raise IdNotFound(ending, what, where)
         if len(hits) > 1:
-            raise IdAmbiguous(ending, tuple(message_id for _, message_id in hits[:MOST_CANDIDATES]))
+            raise ambiguous(ending, [message_id for _, message_id in hits])
     return list(dict.fromkeys(hits[0] for hits in found.values()))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+from psmq_tasks.errors import IdAmbiguous
+
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
 T = TypeVar("T")
 
@@ -39,6 +41,11 @@ class Rest(NamedTuple):
 
 if TYPE_CHECKING:
     Steps = Generator[Ask | Rest, Any, T]
+
+
+def ambiguous(ending: str, ids: Sequence[str]) -> IdAmbiguous:
+    """What is said when several ids end like this."""
+    return IdAmbiguous(ending, tuple(ids[:MOST_CANDIDATES]), max(len(ids) - MOST_CANDIDATES, 0))
 
 
 def ask(queue: str, verb: str, **arguments: Any) -> Ask:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psmq import Event, MessageRecord, id_time
 from psmq.errors import QueueNotFound
-from psmq_tasks.errors import IdAmbiguous, IdNotFound
+from psmq_tasks.errors import IdNotFound
 from psmq_tasks.history import Failure
 from psmq_tasks.inspection.records import _or, _Seen, _seen, _time, plain
-from psmq_tasks.inspection.steps import HEADS, ID_LENGTH, MOST_CANDIDATES, ask, names
+from psmq_tasks.inspection.steps import HEADS, ID_LENGTH, ambiguous, ask, names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,7 @@ def trace(ending: str, queue: str | None) -> Steps[Traced]:
     searched = (yield from names(queue)) if digits else []
     ids = [digits] if len(digits) == ID_LENGTH else (yield from _candidates(digits, searched))
     if len(ids) > 1:
-        raise IdAmbiguous(ending, tuple(ids)[:MOST_CANDIDATES])
+        raise ambiguous(ending, ids)
     for message_id in ids:
         places = [(name, 0) for name in searched]
         looks = yield from _look(message_id, places)
@@ -190,7 +190,14 @@ def _of_history(record: MessageRecord, metadata: dict[str, str], failures: Seque
     note(_or(lambda: record.sent, None), "pushed", metadata.get("sender", ""), metadata=metadata)
     if not failures:
         note(_or(lambda: record.first_retrieved, None), "delivered", "", attempt=1)
-    return found + [event for failure in failures for event in _of_failure(failure, record.message_id)]
+    last = 0
+    for failure in failures:
+        if 0 < failure.attempt <= last and failure.started:
+            # Its attempts are counted anew: somebody sent it back meanwhile, nobody noted when.
+            note(_time(int(failure.started * 1000)), "redriven", "")
+        last = failure.attempt
+        found += _of_failure(failure, record.message_id)
+    return found
 
 
 def _of_failure(failure: Failure, message_id: str) -> list[Event]:

@@ -116,9 +116,9 @@ def test_many_go_back_by_filter(queue, run):
 def test_a_dry_run_only_counts(queue, run, read, verb, done):
     """Nothing moves, and nothing is asked."""
     kill(queue, 3)
-    assert run("dead", verb, "--all", "-n").stdout == f"3 dead letters would be {done}.\n"
+    assert run("dead", verb, "--all", "--dry-run").stdout == f"3 dead letters would be {done}.\n"
     stayed = {"stayed": {}} if verb == "redrive" else {}
-    assert read("dead", verb, "--all", "-n") == {done: 0, "found": 3, "gone": [], "dry_run": True, **stayed}
+    assert read("dead", verb, "--all", "--dry-run") == {done: 0, "found": 3, "gone": [], "dry_run": True, **stayed}
     assert queue.info().dead == 3
 
 
@@ -157,6 +157,10 @@ def test_an_ambiguous_id_names_the_candidates(queue, run):
     result = run("dead", "redrive", "bc", code=2)
     assert "00000000abc" in result.stderr
     assert "00000000xbc" in result.stderr
+    queue.push_many([NewMessage(b"", random=f"000000{number}xbc") for number in range(10, 20)])
+    for message in queue.get_many(10):
+        message.bury("why")
+    assert run("dead", "redrive", "bc", code=2).stderr.rstrip().endswith(" and 4 more")
     for words in (["show", "zzz"], ["redrive", "abc", "zzz"]):
         assert "psmq dead list" in run("dead", *words, code=4).stderr
-    assert queue.info().dead == 2
+    assert queue.info().dead == 12

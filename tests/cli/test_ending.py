@@ -63,7 +63,7 @@ def test_each_kind_of_error_has_its_exit_code(error, code):
         (["dead", "list", "--limit", "-1"], "from 0 to 1000000000"),
         (["queues", "-u", "memory:"], "inside one program"),
         (["queues", "-u", "unix:///x", "--db-dir", "/x"], "give one"),
-        (["queues", "--namespace", "a b"], "is no queue name"),
+        (["queues", "--namespace", "a b"], "is no namespace"),
         (["completion"], "bash, zsh, fish"),
         (["check"], "psmq check 'oldest_age"),
         (["sentinel"], "psmq sentinel 'oldest_age"),

@@ -107,7 +107,7 @@ def test_filters_by_reason_and_time(queue, run, read):
     assert listed("--until", "1h") == []
     assert listed("--until", queue.dead_letters()[-1].buried.isoformat()) == [old]
     assert listed("--since", since) == [old, new]
-    assert read("dead", "redrive", "--since", "1h", "-n")["found"] == 2
+    assert read("dead", "redrive", "--since", "1h", "--dry-run")["found"] == 2
     assert run("dead", "purge", "--older-than", "1h", "-y").stdout == "No dead letters fit: nothing is purged.\n"
     for bad in ("yesterday", "5x", "-5m", "nan"):
         assert "must be how long ago" in run("dead", "--since", bad, code=2).stderr

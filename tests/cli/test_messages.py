@@ -44,7 +44,7 @@ def test_a_message_is_got_printed_and_deleted(manager, run, read):
 
 
 def test_a_purge_asks_and_names_what_goes(manager, run, read):
-    """Ready and delayed unless told otherwise; -n only counts."""
+    """Ready and delayed unless told otherwise; --dry-run only counts."""
     queue = manager.get_queue("q")
     queue.push_many([b"x"] * 3)
     queue.push(b"x", delay=60)
@@ -52,7 +52,7 @@ def test_a_purge_asks_and_names_what_goes(manager, run, read):
     queue.push_many([b"x"] * 2)
     refused = run("purge", "q", code=2)
     assert "Delete 6 ready and delayed messages of queue 'q' for good?" in refused.stderr
-    assert read("purge", "q", "-n") == {"purged": 0, "found": 6, "dry_run": True}
+    assert read("purge", "q", "--dry-run") == {"purged": 0, "found": 6, "dry_run": True}
     assert run("purge", "q", "-y").stdout == "6 messages deleted.\n"
     assert run("purge", "q", "--state", "dead", "-y").stdout == "1 message deleted.\n"
 

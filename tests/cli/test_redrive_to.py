@@ -95,7 +95,7 @@ def test_what_another_key_signed_stays(app, slow, run, read, monkeypatch):
 def test_an_unknown_queue_is_one_line(queue, run):
     """Exit 4; it is not made, and the letters stay."""
     (message_id,) = kill(queue)
-    for words in ((message_id,), ("--all", "-y"), ("--all", "-n")):
+    for words in ((message_id,), ("--all", "-y"), ("--all", "--dry-run")):
         assert "psmq queues lists those there are" in run("dead", "redrive", *words, "--to", "no", code=4).stderr
     assert queue.info().dead == 1
 
@@ -111,7 +111,7 @@ def test_to_its_own_queue_is_a_redrive(queue, slow, run):
 def test_a_dry_run_moves_nothing(queue, slow, run):
     """It says how many."""
     kill(queue, 2)
-    assert run("dead", "redrive", "--all", "--to", "slow", "-n").stdout == (
+    assert run("dead", "redrive", "--all", "--to", "slow", "--dry-run").stdout == (
         "2 dead letters would be redriven to queue 'slow'.\n"
     )
     assert (queue.info().dead, slow.info().ready) == (2, 0)

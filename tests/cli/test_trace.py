@@ -9,7 +9,7 @@ import threading
 import pytest
 from mishaps import failure, kill
 
-from psmq import AsyncQueueManager, Delete, Release
+from psmq import AsyncQueueManager, Bury, Delete, Release
 from psmq_tasks.inspection import AsyncInspector, Inspector
 
 METADATA = {"task": "mail:send", "args": "1", "sender": "web:7"}
@@ -94,6 +94,24 @@ def test_without_a_log_the_history_tells_what_failed(manager, run, read):
         "attempt 1, delivered to host:7",
         "failed: ValueError: no",
         "dead: ValueError: no",
+    ]
+
+
+def test_attempts_that_are_counted_anew_show_that_somebody_sent_it_back(manager, run):
+    """Also without a log: else there would be two first attempts, and nothing between them."""
+    queue = manager.get_queue("q")
+    queue.push(b"x")
+    for again in (True, False):
+        queue.exchange([(message := queue.get(), Bury("no", failure=failure()))])
+        if again:
+            queue.redrive([message.message_id])
+    assert run("trace", message.message_id).stdout.count("sent back, counted anew") == 1
+    assert words(run("trace", message.message_id, "--follow").stdout)[1:-1] == [
+        "attempt 1, delivered to host:7",
+        "failed: ValueError: no",
+        "back in its queue, attempts are counted anew",
+        "attempt 1, delivered to host:7",
+        "failed: ValueError: no",
     ]
 
 

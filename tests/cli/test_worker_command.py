@@ -145,12 +145,12 @@ def test_an_app_that_does_not_import_is_2_with_the_last_line_first(desk):
     """Then the traceback, from the user's own code on, without the log's dress; no second try."""
     desk.write("broken", "def load():\n    import nothing_of_this_name\nload()\n")
     lines = desk.ends("broken", "-p", 4, code=2).splitlines()
-    assert lines[0] == "ModuleNotFoundError: No module named 'nothing_of_this_name'"
+    assert lines[0] == "Error: ModuleNotFoundError: No module named 'nothing_of_this_name'"
     assert lines[1:3] == ["", "Traceback (most recent call last):"]
     assert "broken.py" in lines[3]
     assert "psmq_tasks" not in "".join(lines)
     desk.write("unfinished", "def load(:\n")
-    assert desk.ends("unfinished.py", code=2).startswith("SyntaxError: ")
+    assert desk.ends("unfinished.py", code=2).startswith("Error: SyntaxError: ")
 
 
 @pytest.mark.parametrize(
