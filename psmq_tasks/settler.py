@@ -30,24 +30,25 @@ AFTER_OUTAGE: Final = 1.0
 _AT_ONCE: Final = 100
 
 
-class _Busy(Protocol):
-    """Somebody who has decisions to tell, and something else to do first."""
+class _Untold(Protocol):
+    """What somebody decided who has something else to do before telling it."""
 
     @property
-    def has_pending(self) -> bool: ...
+    def any(self) -> bool: ...
 
-    def take_pending(self, older_than: float = 0.0) -> list[Pending]: ...
+    def take(self, older_than: float = 0.0) -> list[Pending]: ...
 
 
 class Settler:
     """A thread with a connection of its own.
 
-    ``slots``: whose decisions it takes when they become old. ``lead``: what it takes from a slot that works for long.
+    ``decisions``: each slot's, which it takes when they become old.
+    ``lead``: what it takes from a slot that works for long.
     """
 
-    def __init__(self, teller: Teller, consumer: Consumer, slots: Sequence[_Busy], lead: Lead) -> None:
+    def __init__(self, teller: Teller, consumer: Consumer, decisions: Sequence[_Untold], lead: Lead) -> None:
         self._teller = teller
-        self._slots = slots
+        self._decisions = decisions
         self._lead = lead
         self.consumer = consumer
         self.thread = threading.Thread(target=self._run, name="psmq-settler", daemon=True)
@@ -101,9 +102,9 @@ class Settler:
         with self._lock:
             pending, self._added = self._added, []
         watching = self._lead.pass_on_if_stuck(_STUCK)
-        for slot in self._slots:
-            pending += slot.take_pending(SETTLE_WITHIN)
-            watching = watching or slot.has_pending
+        for untold in self._decisions:
+            pending += untold.take(SETTLE_WITHIN)
+            watching = watching or untold.any
         if watching:
             self._watches_until = time.monotonic() + _STAY
         self._watching = watching or time.monotonic() < self._watches_until

@@ -31,6 +31,9 @@ __all__ = ["SHORT_ID", "Held", "Pending", "Seldom", "Served", "Teller"]
 SHORT_ID: Final = 8
 #: seconds until what goes wrong in the same way is said again
 _SAY_AGAIN: Final = 60.0
+#: seconds by which a worker lets others go first to what becomes due, and for how long after it could not run
+#: something, which comes back within a minute
+_YIELD, _YIELDS_FOR = 0.05, 120.0
 
 _log = logging.getLogger("psmq_tasks.worker")
 
@@ -83,6 +86,8 @@ class Teller:
         self.table = table
         self._mode: Mode = "solo" if solo else "worker"
         self._seldom = Seldom()
+        #: when a message was handed back last that this worker cannot run
+        self._unready_at = -_YIELDS_FOR
         self._counting = threading.Lock()
         self._done = self._failed = 0
 
@@ -160,8 +165,17 @@ class Teller:
 
     # --- what stands in the way
 
+    @property
+    def yields(self) -> float:
+        """Seconds by which it comes later to what becomes due by itself: after a message that it could not run, the
+        others may be those that can.
+        """
+        return _YIELD if time.monotonic() - self._unready_at < _YIELDS_FOR else 0.0
+
     def say_unready(self, held: Held, settlement: Settlement) -> None:
         """Tell the log why a message was not run: the same reason once in a while, however many messages have it."""
+        if type(settlement) is Release:
+            self._unready_at = time.monotonic()
         short, reason = held.record.message_id[-SHORT_ID:], getattr(settlement, "reason", "")
         if type(settlement) is not Release:
             _log.error("%s is a dead letter now: %s", short, reason)

@@ -6,10 +6,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from psmq_tasks.crew import Crew, Decisions
 from psmq_tasks.pace import Lead
 from psmq_tasks.runner import Runner
 from psmq_tasks.settler import Settler
-from psmq_tasks.slot import Crew, Slot
+from psmq_tasks.slot import Slot
 from psmq_tasks.teller import Teller
 
 if TYPE_CHECKING:
@@ -43,10 +44,12 @@ class Child:
         self._slots: list[Slot] = []
         teller = Teller(table, solo=solo)
         lead = Lead()
-        self._settler = Settler(teller, manager.consumer(), self._slots, lead)
+        decisions: list[Decisions] = []
+        self._settler = Settler(teller, manager.consumer(), decisions, lead)
         self._runner = Runner(teller, self._settler, self.stopping, async_concurrency=async_concurrency)
         crew = Crew(tuple(served), teller, self._settler, self._runner, self.stopping, size, solo, lead)
         self._slots += (Slot(crew, manager.consumer(), number) for number in range(size))
+        decisions += (slot.decisions for slot in self._slots)
 
     def start(self) -> None:
         """Begin to serve."""
@@ -58,7 +61,7 @@ class Child:
         """Get nothing more; what runs goes on."""
         self.stopping.set()
         for slot in self._slots:
-            slot.interrupt_wait()
+            slot.asker.interrupt_wait()
             self._runner.room_on_loop.release()  # whoever waits for room sees that we stop
 
     def join(self) -> None:
@@ -67,7 +70,7 @@ class Child:
         for slot in self._slots:
             slot.thread.join(max(0.0, ends - time.monotonic()))
         for slot in self._slots:
-            slot.interrupt_question()
+            slot.asker.interrupt_question()
         for slot in self._slots:
             slot.thread.join()
         self._runner.quiet.wait()

@@ -302,7 +302,7 @@ WORKER = (
     ),
     Mutant(
         "the slot runs what was taken back from it unread",
-        "psmq_tasks/slot.py",
+        "psmq_tasks/asking.py",
         "        if keeps:\n            return messages\n",
         "        if True:\n            return messages\n",
         "test_what_a_slot_has_not_read_is_given_to_others",
