@@ -46,10 +46,6 @@ class Consumer:
         """Of its last command that changes something."""
         return self._channel.identity.number
 
-    def renew(self) -> None:
-        """Be another client from now on: what it was may have been abandoned."""
-        self._channel.identity.renew()
-
     def exchange(
         self,
         queue: Queue,
@@ -57,21 +53,25 @@ class Consumer:
         limit: int = 0,
         *,
         mode: Mode = "worker",
+        lease: float | None = None,
         wake: float | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> Delivered:
         """Settle (message_id, receipt, settlement)s and get up to ``limit``, in one trip.
 
         ``mode``: "worker" promises to extend its leases and leaves suspects alone; "solo" takes one suspect.
+        ``lease``: seconds; the queue's visibility timeout unless given.
         ``wake``: wait up to so many seconds for the queue's token first, in the same write.
         ``meanwhile`` is called once before the answer is read, and must not raise.
         """
         # By this client's idea of the timeout, which whoever extends its leases shares.
-        seconds = queue.visibility_seconds if limit else None
-        command = commands.exchange(queue._address, settlements, limit, visibility_timeout=seconds, mode=mode)
+        seconds = queue.visibility_seconds if lease is None else lease
+        command = commands.exchange(
+            queue._address, settlements, limit, visibility_timeout=seconds if limit else None, mode=mode
+        )
         asked = steady()
         answer = self._channel.run(command, clock=queue._clock(), wake=wake, meanwhile=meanwhile)
-        if answer.messages and steady() - asked > queue.visibility_seconds / 2:
+        if answer.messages and steady() - asked > seconds / 2:
             # The answer came late (this process was stopped, the network stood still): is it still ours?
             leases = [(message.message_id, message.receipt) for message in answer.messages]
             words = self.extend(queue, leases)
@@ -116,7 +116,7 @@ class Consumer:
     def abandon(self, queue: Queue, client_id: str, started: Sequence[str] = (), *, number: int | None = None) -> int:
         """Hand back what another client's last get holds unstarted, and refuse its commands from now on. → how many
 
-        ``number``: only what that very command of it was given.
+        ``number``: only what that very command of it was given, and refuse that one alone if it is still under way.
         """
         command = commands.abandon(queue._address, client_id, started, number=number)
         return self._channel.run(command, clock=queue._clock())

@@ -7,6 +7,7 @@ that nobody reads. So whose command is under way, and its number, stand in the i
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from psmq.errors import QueueNotFound
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
     from psmq_tasks.crew import Crew, Decisions
     from psmq_tasks.teller import Held, Pending, Served
 
-__all__ = ["Asker"]
+__all__ = ["FIRST_LEASE", "Asker"]
 
 #: seconds the waiting slot stays on the server before it asks again by itself
 _LONGEST_WAIT: Final = 2.0
+#: seconds that a message is leased at first which is given behind a wait: should the whole worker be frozen or cut off
+#: there, nobody is left who could hand it back. What runs for longer is extended in time by the supervisor.
+FIRST_LEASE: Final = 5.0
 #: a slot asks ahead when so many messages take no longer than it may hold them
 _WORTH_ASKING: Final = 4
 
@@ -64,14 +68,14 @@ class Asker:
             if not limit and not pending:
                 continue
             try:
-                answer = self._ask(served, pending, limit)
+                batch, answer = self._ask(served, pending, limit)
             except QueueNotFound:
                 wait = min(wait, AFTER_OUTAGE)
                 continue
             if answer.messages:
                 if self._decisions.any:  # for queues that were not reached
                     crew.settler.look()
-                return self._take(served, answer), 0.0
+                return batch, 0.0
             wait = min(wait, self._pause(served, answer))
         return [], wait
 
@@ -113,21 +117,17 @@ class Asker:
         """As leader: wait for a token with a question for one message behind it, which the server answers the moment
         it gives the token. → as visit
         """
-        table, number = self._table, self.consumer.number + 1
-        keeps = True
         self._waiting = True
         try:
-            table.expect(self._number, number, awaited=True)
             if self._crew.stopping.is_set():
                 return [], 0.0
             passing("slot.waiting")
-            answer = self._ask(served, [], 1, wake=max(wait, 0.001))
+            batch, answer = self._ask(served, [], 1, wake=max(wait, 0.001))
         except QueueNotFound:
             return [], AFTER_OUTAGE
         finally:
             self._waiting = False
-            keeps = table.read(self._number, number)
-        return self._take(served, answer, keeps=keeps), self._pause(served, answer)
+        return batch, self._pause(served, answer)
 
     def may_ask_ahead(self, batch: Sequence[Held]) -> bool:
         """Where a batch was full there is likely to be more. Nobody else comes to what this slot has not read, so it
@@ -141,15 +141,13 @@ class Asker:
     def ask_ahead(self, served: Served, work: Callable[[], None]) -> list[Held]:
         """Ask for the next batch, ``work`` (once, whatever becomes of the question), then read the answer."""
         pending = self._decisions.take_for(served)
-        ahead = _Ahead(self, work, asking=not pending)
         try:
-            answer = self._ask(served, pending, min(self._crew.pace.batch, self._room), ahead=ahead)
+            batch, _ = self._ask(
+                served, pending, min(self._crew.pace.batch, self._room), ahead=_Ahead(self, work, pending)
+            )
         except QueueNotFound:
             return []
-        finally:
-            ahead.work()
-            self._asking = False
-        return self._take(served, answer, keeps=ahead.keeps)
+        return batch
 
     def _ask(
         self,
@@ -159,42 +157,53 @@ class Asker:
         *,
         wake: float | None = None,
         ahead: _Ahead | None = None,
-    ) -> Delivered:
-        """One exchange; what was decided stays ours to tell if that fails."""
-        crew, table = self._crew, self._table
-        # Noted before it asks: should this process end before it sees the answer, what that gave can go back.
+    ) -> tuple[list[Held], Delivered]:
+        """One exchange; what was decided stays ours to tell if that fails. → what it gave and is ours, the answer"""
+        table, number = self._table, self.consumer.number + 1
+        # Noted before it asks: should this process end, or be stopped, before it sees the answer, what that gave can go
+        # back.
         table.set_client(self._number, self.consumer.client_id)
+        if limit:
+            table.expect(self._number, number, awaited=True)
         self._wanted = limit if wake is None else MOST_HELD
+        lease = None if wake is None else min(served.queue.visibility_seconds, FIRST_LEASE)
         self._asking = not pending and ahead is None
+        work = None if ahead is None else partial(ahead.work, number)
+        answer: Delivered | None = None
+        held: list[Held] = []
+        keeps = True
         passing("slot.asking")
         try:
-            work = None if ahead is None else ahead.work
-            answer = crew.teller.exchange(self.consumer, served, pending, limit, wake=wake, meanwhile=work)
+            answer = self._crew.teller.exchange(
+                self.consumer, served, pending, limit, lease=lease, wake=wake, meanwhile=work
+            )
         except QueueNotFound:
             raise
         except BaseException:
             self._decisions.keep(pending)
             raise
         finally:
+            if ahead is not None:
+                ahead.work(number)  # whatever became of the question
             self._asking = False
+            if answer is not None and answer.messages:
+                held = self._hold(served, answer)
+            # In the table before it is read: there is no moment at which a process that is stopped has it unnoted.
+            keeps = table.read(self._number, number)
+        if not keeps:  # the supervisor has taken it back
+            self._decisions.hand_back(held)
+            self._decisions.flush()
+            held = []
         if limit:
-            crew.suspects[served.number] = answer.suspects
-            table.report_suspects(sum(crew.suspects.values()))
-        return answer
+            self._crew.suspects[served.number] = answer.suspects
+            table.report_suspects(sum(self._crew.suspects.values()))
+        return held, answer
 
-    def _take(self, served: Served, answer: Delivered, *, keeps: bool = True) -> list[Held]:
-        """Note what an answer gave; if the supervisor has taken that back, it goes, and this client is another one."""
-        if not keeps:
-            self.consumer.renew()
-        if not answer.messages:
-            return []
+    def _hold(self, served: Served, answer: Delivered) -> list[Held]:
+        """Note what an answer gave."""
         passing("slot.got")
         self._table.begin_batch(self._number)
-        messages = self._crew.teller.hold(served, answer.messages, self._number)
-        if keeps:
-            return messages
-        self._decisions.hand_back(messages)
-        return []
+        return self._crew.teller.hold(served, answer.messages, self._number, self.consumer)
 
     def _pause(self, served: Served, answer: Delivered) -> float:
         """For how long there is nothing to ask for."""
@@ -207,28 +216,28 @@ class Asker:
 class _Ahead:
     """What a slot does while its question is under way, once."""
 
-    __slots__ = ("_asker", "_asking", "_work", "keeps")
+    __slots__ = ("_asker", "_pending", "_work")
 
-    def __init__(self, asker: Asker, work: Callable[[], None], *, asking: bool) -> None:
+    def __init__(self, asker: Asker, work: Callable[[], None], pending: list[Pending]) -> None:
         self._asker = asker
         self._work: Callable[[], None] | None = work
-        #: the question tells the server nothing
-        self._asking = asking
-        #: what the answer gives is still the slot's
-        self.keeps = True
+        #: what travels with the question; none: it tells the server nothing
+        self._pending = pending
 
-    def work(self) -> None:
-        """Do it, unless that was done; raises nothing."""
+    def work(self, number: int) -> None:
+        """Do it, unless that was done; raises nothing. ``number``: the question's."""
         work, self._work = self._work, None
         if work is None:
             return
         asker = self._asker
-        table, slot, number = asker._table, asker._number, asker.consumer.number
+        table, slot, asking = asker._table, asker._number, not self._pending
         table.expect(slot, number)
+        asker._decisions.lend(self._pending)
         passing("slot.ahead")
         try:
             work()
         except BaseException as error:
             asker._crew.teller.complain(error)
-        self.keeps = table.read(slot, number)
-        asker._asking = self._asking
+        asker._decisions.reclaim()
+        table.expect(slot, number, awaited=True)  # and it comes when the server has it
+        asker._asking = asking

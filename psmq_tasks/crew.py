@@ -49,12 +49,14 @@ class Decisions:
         self._crew = crew
         self._pending: list[Pending] = []
         self._since = 0.0
+        self._lent: list[Pending] = []
+        self._lent_at = 0.0
         self._lock = threading.Lock()
 
     @property
     def any(self) -> bool:
         """Whether there are some."""
-        return bool(self._pending)
+        return bool(self._pending or self._lent)
 
     def take(self, older_than: float = 0.0) -> list[Pending]:
         """All of them, for whoever tells the server next; none unless the first is so many seconds old."""
@@ -62,6 +64,27 @@ class Decisions:
             return []
         with self._lock:
             taken, self._pending = self._pending, []
+        return taken
+
+    def lend(self, pending: list[Pending]) -> None:
+        """They travel with a question, and their slot works before it reads the answer."""
+        if pending:
+            with self._lock:
+                self._lent, self._lent_at = pending, time.monotonic()
+            self._crew.settler.look()
+
+    def reclaim(self) -> None:
+        """The slot reads the answer now. What the settler has taken meanwhile is gone from its list."""
+        with self._lock:
+            self._lent = []
+
+    def take_lent(self, older_than: float) -> list[Pending]:
+        """What was lent so many seconds ago and is not known to have arrived, to be told once more."""
+        if not self._lent or time.monotonic() - self._lent_at < older_than:
+            return []
+        with self._lock:
+            taken = [one._replace(again=True) for one in self._lent]
+            self._lent.clear()
         return taken
 
     def take_for(self, served: Served) -> list[Pending]:
@@ -83,10 +106,10 @@ class Decisions:
             self._crew.settler.look()
 
     def keep(self, pending: list[Pending]) -> None:
-        """They were taken, and could not be told."""
+        """They were taken, and nobody knows whether they were told."""
         if pending:
             with self._lock:
-                self._pending = pending + self._pending
+                self._pending = [one._replace(again=True) for one in pending] + self._pending
 
     def hand_back(self, batch: Sequence[Held]) -> None:
         """Not started: back to its place in line, uncounted; refused if the supervisor has been faster."""

@@ -239,7 +239,7 @@ class Table:
         self._set_number(self._unread, slot, 0)
         if self._number_at(self._unwanted, slot) != number:
             return True
-        self._set_number(self._unwanted, slot, 0)  # its next client begins to count anew
+        self._set_number(self._unwanted, slot, 0)
         return False
 
     def _set_number(self, area: int, slot: int, number: int) -> None:

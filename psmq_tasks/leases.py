@@ -5,6 +5,7 @@ come to start it.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["Leases"]
 
 #: seconds a slot may hold what it has not started, before that is given to others: behind a task that runs for so long,
-#: and behind nothing that runs
+#: and behind whatever else it does
 _BEHIND_LONG, _LONG = 0.04, 0.1
 #: seconds between revoking and looking at the marks: a slot marks, then looks at `revoked`
 _REVOKE_PAUSE: Final = 0.003
 #: seconds a lease lasts, as long as nothing else is known
 _LEASE: Final = 30.0
+#: seconds until a lease is extended for the first time: well within the shortest that a child asks for by itself
+_SOON: Final = 1.0
 #: seconds a task without a hard limit keeps its lease
 MAX_LEASE: Final = 12 * 3600.0
 
@@ -39,6 +42,10 @@ _log = logging.getLogger("psmq_tasks.supervisor")
 Key = tuple[int, int, int]
 #: whether a slot of this process takes too long: pid, slot, since when it has what it should come to
 IsLate = Callable[[int, "int | None", float], bool]
+
+
+def _key(lease: Lease) -> Key:
+    return lease.child.pid, lease.entry.place, lease.entry.generation
 
 
 class Leases:
@@ -51,12 +58,15 @@ class Leases:
         self._held_since: dict[Key, float] = {}
         #: the same of answers that their slots have not read: pid, Unread
         self._unread_since: dict[tuple[object, ...], float] = {}
+        self._any_unread = False
+        #: when each was seen first, monotonic; inf once its lease was extended
+        self._first_seen: dict[Key, float] = {}
         self._extended_at = time.monotonic()
 
     @property
     def any_unstarted(self) -> bool:
         """Whether anything waits for its slot: then a look is due sooner."""
-        return bool(self._held_since or self._unread_since)
+        return bool(self._held_since) or self._any_unread
 
     def was_taken_back(self, child: ChildProcess, entry: Entry) -> bool:
         """Whether others have it already."""
@@ -67,10 +77,16 @@ class Leases:
         self._taken_back = {key for key in self._taken_back if key[0] != pid}
 
     def extend(self, leases: list[Lease], children: Sequence[ChildProcess]) -> None:
-        """Every third of the shortest lease, whatever the children are doing."""
+        """Every third of the shortest lease, whatever the children are doing; and once when a message is held for a
+        second, because the first lease of some is short.
+        """
         now = time.monotonic()
         shortest = self._dues.shortest_lease = self._shortest(children)
-        if not self._dues.asking or now - self._extended_at < shortest / 3:
+        self._first_seen = {_key(lease): self._first_seen.get(_key(lease), now) for lease in leases}
+        all_ = now - self._extended_at >= shortest / 3
+        if not all_:
+            leases = [lease for lease in leases if now - self._first_seen[_key(lease)] >= _SOON]
+        if not self._dues.asking or not (all_ or leases):
             return
         failed: set[object] = set()
         asked = False
@@ -90,6 +106,7 @@ class Leases:
                 failed.add(node)
                 continue
             for lease, word in zip(mine, words, strict=True):
+                self._first_seen[_key(lease)] = math.inf  # from now on it is one of many
                 if word == "stale":
                     self._lose(lease)
                 else:
@@ -98,7 +115,8 @@ class Leases:
         if not failed:
             if asked:
                 self._dues.answered()
-            self._extended_at = now
+            if all_:
+                self._extended_at = now
 
     def _shortest(self, children: Sequence[ChildProcess]) -> float:
         """A child asks for leases as its queues were set up when it started, which may have been after us."""
@@ -136,9 +154,15 @@ class Leases:
 
         def is_late(pid: int, slot: int | None, since: float) -> bool:
             started = running.get((pid, slot))
-            return all_ or (now - since >= _LONG if started is None else now - started >= _BEHIND_LONG)
+            # Also behind many that are each short: nobody extends the lease of what has not been read.
+            return all_ or now - since >= _LONG or (started is not None and now - started >= _BEHIND_LONG)
 
-        held, unread = self._late_held(leases, now, is_late), self._late_unread(children, now, is_late)
+        held, unread = (
+            self._late_held(leases, now, is_late),
+            self._late_unread(
+                children, now, is_late, {pid for (pid, _), since in running.items() if now - since >= _LONG}
+            ),
+        )
         if not held and not unread:
             return
         passing("supervisor.revoked")
@@ -156,7 +180,7 @@ class Leases:
 
     def _late_held(self, leases: list[Lease], now: float, is_late: IsLate) -> dict[Key, ChildProcess]:
         """Revokes, and gives, the messages that their slots do not come to start."""
-        keys = {(child.pid, entry.place, entry.generation): (child, entry) for child, entry in leases}
+        keys = {_key(lease): lease for lease in leases}
         self._taken_back &= keys.keys()
         held = {key: lease for key, lease in keys.items() if lease[1].state == HELD and lease[1].slot is not None}
         self._held_since = {key: self._held_since.get(key, now) for key in held}
@@ -169,15 +193,22 @@ class Leases:
         return late
 
     def _late_unread(
-        self, children: Sequence[ChildProcess], now: float, is_late: IsLate
+        self, children: Sequence[ChildProcess], now: float, is_late: IsLate, busy: set[int]
     ) -> list[tuple[ChildProcess, Unread]]:
         """The same with the answers that their slots do not come to read."""
         found = {(child.pid, *one): (child, one) for child in children for one in child.table.unread()}
-        self._unread_since = {key: self._unread_since.get(key, now) for key in found if not key[-1]}
+        self._unread_since = {key: self._unread_since.get(key, now) for key in found}
+        self._any_unread = any(not answer.awaited for _, answer in found.values())
         late = []
         for key, (child, answer) in found.items():
-            # One that is awaited is no more late than the server is, unless nobody can wait there.
-            if child.is_stopped() if answer.awaited else is_late(child.pid, answer.slot, self._unread_since[key]):
+            since = self._unread_since[key]
+            if answer.awaited:
+                # No more late than the server is, unless nobody can read it: its process is stopped, or a task that
+                # began after all may keep the GIL.
+                unreadable = child.is_stopped() or (child.pid in busy and now - since >= _LONG)
+            else:
+                unreadable = is_late(child.pid, answer.slot, since)
+            if unreadable:
                 child.table.revoke_unread(answer)
                 late.append((child, answer))
         return late

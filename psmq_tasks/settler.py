@@ -24,6 +24,8 @@ SETTLE_WITHIN: Final = 0.05
 _LOOK, _STUCK = 0.02, 0.015
 #: seconds that it goes on looking when there is nothing to see: to be woken for each message would delay that message
 _STAY: Final = 1.0
+#: seconds after which what travels with a question that nobody reads is told once more
+_SURELY_ARRIVED: Final = 1.0
 #: seconds after an outage that outlasted every retry
 AFTER_OUTAGE: Final = 1.0
 #: settlements that the settler sends in one command: none takes the server for long
@@ -37,6 +39,8 @@ class _Untold(Protocol):
     def any(self) -> bool: ...
 
     def take(self, older_than: float = 0.0) -> list[Pending]: ...
+
+    def take_lent(self, older_than: float) -> list[Pending]: ...
 
 
 class Settler:
@@ -103,7 +107,7 @@ class Settler:
             pending, self._added = self._added, []
         watching = self._lead.pass_on_if_stuck(_STUCK)
         for untold in self._decisions:
-            pending += untold.take(SETTLE_WITHIN)
+            pending += untold.take(SETTLE_WITHIN) + untold.take_lent(_SURELY_ARRIVED)
             watching = watching or untold.any
         if watching:
             self._watches_until = time.monotonic() + _STAY

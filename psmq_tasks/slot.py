@@ -129,24 +129,29 @@ class Slot:
         crew, table = self._crew, self._crew.teller.table
         alone, began, waited = crew.lead.is_held_by(self), time.perf_counter(), waits()
         passing("slot.held")
-        for position, held in enumerate(batch):
+        done = 0
+        for held in batch:
             table.start(held.place, held.generation)
             passing("slot.started")
             # In this order: marked, then looked. The supervisor revokes, then looks at the marks.
             if table.is_revoked(self._number) or crew.stopping.is_set():
-                self.decisions.hand_back(batch[position:])
-                return
+                self.decisions.hand_back(batch[done:])
+                break
             try:
                 settlement = crew.runner.attempt(held)
             except BaseException as error:
                 settlement = crew.runner.failed_ourselves(held, error)
+            done += 1
             if settlement is not None:
                 passing("slot.ended")
                 crew.runner.mark(held, settlement)
                 passing("slot.marked")
-                self.decisions.add(held, settlement, more=position + 1 < len(batch))
-        crew.pace.note(len(batch), time.perf_counter() - began)
+                self.decisions.add(held, settlement, more=done < len(batch))
+        if not done:
+            return
+        # Also of a batch that was taken back: or the next would be as large, and go back as often as returns are free.
+        crew.pace.note(done, time.perf_counter() - began)
         if crew.lead.is_held_by(self):
-            crew.pace.note_alone(len(batch), waits() - waited)
+            crew.pace.note_alone(done, waits() - waited)
         elif alone:
             crew.pace.note_stuck()

@@ -60,6 +60,8 @@ class Pending(NamedTuple):
 
     held: Held
     settlement: Settlement
+    #: it may have been told before: then "stale" says nothing
+    again: bool = False
 
 
 class Seldom:
@@ -91,13 +93,20 @@ class Teller:
         self._counting = threading.Lock()
         self._done = self._failed = 0
 
-    def hold(self, served: Served, records: Sequence[MessageRecord], slot: int) -> list[Held]:
-        """Note what was got, before anything else is done with it."""
+    def hold(self, served: Served, records: Sequence[MessageRecord], slot: int, consumer: Consumer) -> list[Held]:
+        """Note what was got, before anything else is done with it; what there is no room for goes back."""
         put, queue = self.table.put, served.number
-        return [
-            Held(served, record, *put(slot, queue, record.retrieval_count, record.message_id, record.receipt))
-            for record in records
-        ]
+        held: list[Held] = []
+        try:
+            for record in records:
+                place = put(slot, queue, record.retrieval_count, record.message_id, record.receipt)
+                held.append(Held(served, record, *place))
+        except IndexError:
+            # There was when it was asked for.
+            left = [(record.message_id, record.receipt, Release(count=False)) for record in records[len(held) :]]
+            with contextlib.suppress(PsmqError):  # then its lease ends
+                consumer.exchange(served.queue, left)
+        return held
 
     def exchange(
         self,
@@ -106,13 +115,16 @@ class Teller:
         pending: list[Pending],
         limit: int = 0,
         *,
+        lease: float | None = None,
         wake: float | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> Delivered:
         """Tell a queue what was decided, and get up to ``limit``; takes out of ``pending`` what the server knows."""
         words = [_words(one) for one in pending]
         try:
-            answer = consumer.exchange(served.queue, words, limit, mode=self._mode, wake=wake, meanwhile=meanwhile)
+            answer = consumer.exchange(
+                served.queue, words, limit, mode=self._mode, lease=lease, wake=wake, meanwhile=meanwhile
+            )
         except QueueNotFound as error:
             # Deleted, and with it what we hold of it. It may be made again.
             for one in pending:
@@ -129,7 +141,7 @@ class Teller:
         else:
             if pending:
                 passing("teller.told")
-            self._settled(pending, answer.words)
+                self._settled(pending, answer.words)
             pending.clear()
         return answer
 
@@ -150,10 +162,10 @@ class Teller:
         done = failed = 0
         for one, word in zip(pending, words, strict=True):
             self.table.free(one.held.place)
-            if word != "stale":
+            if word != "stale" or one.again:
                 done += type(one.settlement) is Delete
                 failed += type(one.settlement) is Bury or (type(one.settlement) is Release and one.settlement.count)
-            if word == "stale" and not (type(one.settlement) is Release and not one.settlement.count):
+            elif not (type(one.settlement) is Release and not one.settlement.count):
                 short = one.held.record.message_id[-SHORT_ID:]
                 _log.warning("%s had passed on to another worker: what became of it here was refused", short)
 

@@ -159,6 +159,7 @@ def abandon(
 ) -> Command[int]:
     """Hand back what a client's last get holds unstarted, and refuse its commands from now on.
 
-    ``number``: only what this very command of it was given; an earlier get's messages are in somebody's hands.
+    ``number``: only what this very command of it was given, and only this one is refused should it still be under way;
+    an earlier get's messages are in somebody's hands, and the client lives on.
     """
     return Command("abandon", address, (client_id, "" if number is None else number, *started), int, numbered=False)

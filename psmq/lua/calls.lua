@@ -3,7 +3,7 @@
 local calls = {}
 
 -- Revision of this library; a client that is newer replaces it. Raised by every change of these files.
-calls.revision = 3
+calls.revision = 4
 -- Layout of the data; a queue written by a newer one is refused.
 calls.layout = 1
 
@@ -190,6 +190,18 @@ function calls.finish(call, answer, fields, asking)
     end
     redis.call('HSET', call.k.clients, call.client, string.format('%.0f %s %.0f %.0f %s',
         call.number, call.nonce, call.recent, call.asked or 0, answer))
+end
+
+-- Has a command of another client refused should it still come (or come again), as one that clashes with this record;
+-- later ones of that client are welcome.
+-- known: the client's record, '' for none
+function calls.end_command(call, client, number, known)
+    local last, _, recent, asked = string.match(known, '^(%d+) (%w+) (%d+) (%d+) ')
+    if last and tonumber(last) > tonumber(number) then
+        return
+    end
+    redis.call('HSET', call.k.clients, client, string.format('%s ended %s %s x;;;', number, recent or '0', asked or '0'))
+    redis.call('ZADD', call.k.recent, call.now, client)
 end
 
 -- The tokens that lie in `wake`. A key of another type there is removed, or it would stop every push, and send

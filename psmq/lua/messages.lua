@@ -241,8 +241,9 @@ end
 
 -- psmq_v1_abandon: ends a client: what its last get still holds unstarted goes back, uncounted, and any command of it
 -- that is still under way is refused. For a process that died or an interrupted call; doing it twice is doing it once.
--- argv: clock, revision, client, number of the interrupted command (only what that one gave goes back; '': whatever was
---   last), then the ids that were started
+-- argv: clock, revision, client, number of a command ('': the client has gone; else only that command is ended, and the
+--   client lives on: what that one gave goes back, and should it still be under way it is refused as a clash), then the
+--   ids that were started
 -- returns the number handed back
 function messages.abandon(ks, argv)
     local call, refusal = calls.open(ks, argv)
@@ -258,7 +259,7 @@ function messages.abandon(ks, argv)
     local known = redis.call('HGET', k.clients, client) or ''
     local last, receipt, given = string.match(known, '^(%d+) %w+ %d+ %d+ x;[^;]*;([^;]+);(.*)$')
     if number ~= '' and last ~= number then
-        -- It never arrived: what an earlier get gave is in somebody's hands.
+        -- It never arrived, or is long answered: what another get gave is in somebody's hands.
         given = nil
     end
     local items = {}
@@ -276,9 +277,13 @@ function messages.abandon(ks, argv)
         end
     end
     calls.close(call)
-    redis.call('HSET', k.clients, client, 'gone')
-    redis.call('ZADD', k.recent, call.now, client)
-    redis.call('ZREM', k.consumers, client)
+    if number == '' then
+        redis.call('HSET', k.clients, client, 'gone')
+        redis.call('ZADD', k.recent, call.now, client)
+        redis.call('ZREM', k.consumers, client)
+    elseif string.sub(known, 1, 4) ~= 'gone' then
+        calls.end_command(call, client, number, known)
+    end
     calls.arm(call)
     return back
 end

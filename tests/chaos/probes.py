@@ -149,10 +149,10 @@ def test_leases_are_kept(make_arena):
 def test_a_stop_hands_back_uncounted(patient):
     """What was not started at TERM is ready at once, and was not counted; what runs ends."""
     worker = patient.worker("-p", 1, "-t", 2)
-    patient.push(300, 0.001)
-    patient.drain(10)
+    patient.push(1000)  # quick ones: it takes many at once
+    patient.drain(20)
     patient.push(60, 0.3, batch=60)
-    wait_until(lambda: sum(r.kind == "start" for r in patient.history.read()) > 300)
+    wait_until(lambda: sum(r.kind == "start" for r in patient.history.read()) > 1000)
     assert worker.end() == 0
     info = patient.queue.info()
     assert info.leased == 0

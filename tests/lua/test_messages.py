@@ -248,7 +248,7 @@ def test_an_interrupted_get_takes_back_its_own_messages_only(raw):
     ((id_, receipt, *_),) = raw.get(1, client="client00", number=1)
     assert raw.call("abandon", "client00", 2) == 0
     assert raw.settle((id_, receipt, "d", "", "", "")) == ["done"]
-    with raw.refused("CLIENT_GONE"):
+    with raw.refused("COMMAND_CLASH"):
         raw.get(1, client="client00", number=2)
 
 
@@ -258,6 +258,28 @@ def test_an_interrupted_get_that_was_answered_gives_back(raw):
     raw.get(1, client="client00", number=2)
     assert raw.call("abandon", "client00", 2) == 1
     assert len(raw.get()) == 1
+
+
+def test_a_command_is_ended_and_its_client_lives_on(raw):
+    """Also when it is ended twice, or long after it: no record of another client is crowded out by that."""
+    for _ in range(3):
+        raw.push()
+    ((a, *_),) = raw.get(1, client="client00", number=7)
+    assert raw.call("abandon", "client00", 7) == 1
+    assert raw.call("abandon", "client00", 7) == 0
+    with raw.refused("COMMAND_CLASH"):
+        raw.get(1, client="client00", number=7)
+    assert [found[0] for found in raw.get(1, client="client00", number=8)] == [a]
+    assert raw.call("abandon", "client00", 7) == 0, "what a later one gave is in somebody's hands"
+    assert len(raw.get(1, client="client00", number=9)) == 1
+    assert raw.call("abandon", "client00", "") == 1
+    assert raw.call("abandon", "client00", 10) == 0
+    with raw.refused("CLIENT_GONE"):
+        raw.get(1, client="client00", number=11)
+    assert raw.call("abandon", "client99", 1) == 0
+    with raw.refused("COMMAND_CLASH"):
+        raw.get(1, client="client99", number=1)
+    assert len(raw.get(1, client="client99", number=2)) == 1
 
 
 def test_a_get_under_way_to_a_stopped_client_gives_it_nothing(raw):

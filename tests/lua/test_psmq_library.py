@@ -4,8 +4,8 @@ import re
 
 from psmq import library
 
-EXPECTED_REVISION = 3
-EXPECTED_DIGEST = "1bf3ae6a5bccdcff"
+EXPECTED_REVISION = 4
+EXPECTED_DIGEST = "9ed9f7aaefe4a58c"
 
 
 def functions(raw_server):
