@@ -96,7 +96,7 @@ class Table:
 
     def __init__(self, slots: int, capacity: int, connections: int) -> None:
         self.capacity = capacity
-        self._slots = slots
+        self._numbers_of_slots = struct.Struct(f"<{slots}Q")
         self._connections = connections
         self._clients = _HEADER
         self._batches = self._clients + connections * _CLIENT_SIZE
@@ -309,10 +309,9 @@ class Table:
     def unread(self) -> list[Unread]:
         """Answers that slots are to read, but for those revoked."""
         found = []
-        for slot in range(self._slots):
-            noted, unwanted = self._number_at(self._unread, slot), self._number_at(self._unwanted, slot)
+        for slot, noted in enumerate(self._numbers_of_slots.unpack_from(self._memory, self._unread)):
             number = noted & ~_AWAITED
-            if number and number != unwanted:
+            if number and number != self._number_at(self._unwanted, slot):
                 at = self._clients + slot * _CLIENT_SIZE
                 client = bytes(self._memory[at : at + _CLIENT_SIZE]).rstrip(b"\0").decode()
                 found.append(Unread(slot, client, number, awaited=noted != number))

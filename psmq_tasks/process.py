@@ -19,7 +19,6 @@ import threading
 import time
 import traceback
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from psmq import QueueManager
@@ -100,6 +99,8 @@ class ChildProcess:
         self._control: int | None = control
         self._reports = reports
         self._reported = b""
+        #: of its /proc/…/stat, once that was asked for
+        self._status: int | None = None
         if reports is not None:
             os.set_blocking(reports, False)
 
@@ -153,7 +154,9 @@ class ChildProcess:
     def is_stopped(self) -> bool:
         """Whether somebody has stopped it (SIGSTOP, a debugger); never known where there is no /proc."""
         try:
-            status = Path(f"/proc/{self.pid}/stat").read_bytes()
+            if self._status is None:
+                self._status = os.open(f"/proc/{self.pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            status = os.pread(self._status, 256, 0)  # asked ten times a second: opening it costs more than reading
         except OSError:
             return False
         return status.rpartition(b")")[2][:2] in (b" T", b" t")
@@ -176,6 +179,9 @@ class ChildProcess:
     def close(self) -> None:
         """Let go of its pipe and its table."""
         self.release_control()
+        if self._status is not None:
+            os.close(self._status)
+            self._status = None
         if self._reports is not None:
             os.close(self._reports)
             self._reports = None
