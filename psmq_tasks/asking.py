@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from psmq_tasks.crew import Crew, Decisions
     from psmq_tasks.teller import Held, Pending, Served
 
-__all__ = ["FIRST_LEASE", "Asker"]
+__all__ = ["Asker"]
 
 #: seconds the waiting slot stays on the server before it asks again by itself
 _LONGEST_WAIT: Final = 2.0
 #: seconds that a message is leased at first which is given behind a wait: should the whole worker be frozen or cut off
 #: there, nobody is left who could hand it back. What runs for longer is extended in time by the supervisor.
-FIRST_LEASE: Final = 5.0
+_FIRST_LEASE: Final = 5.0
 #: a slot asks ahead when so many messages take no longer than it may hold them
 _WORTH_ASKING: Final = 4
 
@@ -166,7 +166,7 @@ class Asker:
         if limit:
             table.expect(self._number, number, awaited=True)
         self._wanted = limit if wake is None else MOST_HELD
-        lease = None if wake is None else min(served.queue.visibility_seconds, FIRST_LEASE)
+        lease = None if wake is None else min(served.queue.visibility_seconds, _FIRST_LEASE)
         self._asking = not pending and ahead is None
         work = None if ahead is None else partial(ahead.work, number)
         answer: Delivered | None = None

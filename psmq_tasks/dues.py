@@ -86,7 +86,7 @@ class Dues:
         self._abandoned += ((client_id, None) for client_id in client_ids)
 
     def abandon_unread(self, client_id: str, number: int) -> None:
-        """To be told: what this command of a client's was given goes back; the client lives on under another id."""
+        """To be told: what this command of a client's was given goes back; the client lives on."""
         self._abandoned.append((client_id, number))
 
     def pay(self, *, now: bool = False) -> None:

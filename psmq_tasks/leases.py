@@ -157,12 +157,9 @@ class Leases:
             # Also behind many that are each short: nobody extends the lease of what has not been read.
             return all_ or now - since >= _LONG or (started is not None and now - started >= _BEHIND_LONG)
 
-        held, unread = (
-            self._late_held(leases, now, is_late),
-            self._late_unread(
-                children, now, is_late, {pid for (pid, _), since in running.items() if now - since >= _LONG}
-            ),
-        )
+        busy = {pid for (pid, _), since in running.items() if now - since >= _LONG}
+        held = self._late_held(leases, now, is_late)
+        unread = self._late_unread(children, now, is_late, busy)
         if not held and not unread:
             return
         passing("supervisor.revoked")
@@ -195,7 +192,7 @@ class Leases:
     def _late_unread(
         self, children: Sequence[ChildProcess], now: float, is_late: IsLate, busy: set[int]
     ) -> list[tuple[ChildProcess, Unread]]:
-        """The same with the answers that their slots do not come to read."""
+        """The same with the answers that their slots do not come to read. ``busy``: processes with a long task"""
         found = {(child.pid, *one): (child, one) for child in children for one in child.table.unread()}
         self._unread_since = {key: self._unread_since.get(key, now) for key in found}
         self._any_unread = any(not answer.awaited for _, answer in found.values())

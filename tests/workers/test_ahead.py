@@ -57,7 +57,7 @@ def expected():
 
 
 def test_what_a_slot_has_not_read_is_given_to_others_while_it_works_for_long(stage):
-    """Others run it a moment later, none of it twice; and the slot goes on under another name when it is through."""
+    """Others run it a moment later, none of it twice; and the slot goes on when it is through."""
     tasks = stage.tasks(TASKS)
     sends(tasks, tasks.long)
     stage.worker("-p", 1, "-t", 1, run=PATIENT)
