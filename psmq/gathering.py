@@ -5,14 +5,16 @@ as the one before it is answered; each push returns when its own messages are st
 has stored nothing: then each push goes by itself, and gets its own error.
 
 For threads another thread sends what was gathered: one that pushes may be interrupted, and the others must not pay for
-that.
+that. It wakes one of those whose messages are stored, after the next command is on its way; each that is awake wakes
+another. Woken at once they would fight for the GIL on all processors, which costs more than the push.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from psmq.commands import BATCH, Command, joined_pushes, push_size
 from psmq.errors import OutcomeUnknown, PsmqError, ServerUnreachable
@@ -29,6 +31,8 @@ Push = Command[list[str]]
 
 #: seconds after which the sending thread ends when nobody pushes beside another
 _IDLE: Final = 1.0
+#: seconds after which it wakes those whom nobody has woken: who should have was hit by an exception just then
+_FORGOTTEN: Final = 0.05
 #: bytes in one command
 _MOST_BYTES: Final = 4 * 1024 * 1024
 
@@ -82,12 +86,14 @@ class _Entry:
 class _Waiting(_Entry):
     """That of a thread, which waits for this lock."""
 
-    __slots__ = ("done",)
+    __slots__ = ("done", "gone")
 
     def __init__(self, push: Push, clock: str) -> None:
         super().__init__(push, clock)
         self.done = threading.Lock()
         self.done.acquire()
+        #: nobody waits for it any more
+        self.gone = False
 
 
 class _Awaited(_Entry):
@@ -101,6 +107,12 @@ class _Awaited(_Entry):
 
 
 E = TypeVar("E", bound=_Entry)
+
+
+class _Run(Protocol):
+    """Carries out one command."""
+
+    def __call__(self, push: Push, clock: str, /, *, meanwhile: Callable[[], None] | None = None) -> list[str]: ...
 
 
 def _take(first: E, more: Callable[[], E | None]) -> tuple[list[E], E | None]:
@@ -136,12 +148,16 @@ def _failed(taken: Sequence[_Entry], error: BaseException) -> None:
 
 
 class Gatherer:
-    """For threads. ``run`` carries out one command."""
+    """For threads. ``run`` carries out one command; its ``meanwhile`` is called once that is on its way."""
 
-    def __init__(self, run: Callable[[Push, str], list[str]]) -> None:
+    def __init__(self, run: _Run) -> None:
         self._run = run
         self._alone = threading.Lock()
         self._queue: SimpleQueue[_Waiting] = SimpleQueue()
+        #: they know how it went, and sleep
+        self._answered: deque[_Waiting] = deque()
+        #: those who must not wait here: they wait, or are whom the others wait for
+        self._busy: set[int] = set()
         #: reentrant: a signal's handler may push, too
         self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -155,6 +171,9 @@ class Gatherer:
                 return self._run(push, clock)
             finally:
                 self._alone.release()
+        me = threading.get_ident()
+        if me in self._busy:  # a signal's handler, or what the garbage collector ends, in the middle of a push
+            return self._run(push, clock)
         entry = _Waiting(push, clock)
         with self._starting:
             if self._thread is None:
@@ -165,34 +184,62 @@ class Gatherer:
                     return self._run(push, clock)
                 self._thread = thread
             self._queue.put(entry)
-        entry.done.acquire()
+        try:
+            self._busy.add(me)
+            entry.done.acquire()
+        finally:
+            # In this order: whoever wakes this one in vain did so before, and the rest is left to be woken here.
+            entry.gone = True
+            self._busy.discard(me)
+            self._wake_next()
         if entry.ids is not None:
             return entry.ids
         if entry.error is not None:
             raise entry.error
         return self._run(push, clock)
 
+    def _wake_next(self) -> None:
+        """Wake one of those who sleep and know how it went."""
+        while self._answered:
+            try:
+                entry = self._answered.popleft()
+            except IndexError:
+                return
+            if not entry.gone:
+                entry.done.release()
+                return
+
     def _send_all(self) -> None:
+        self._busy.add(threading.get_ident())
         held: _Waiting | None = None
         while True:
             if held is None:
                 self._sending = not self._queue.empty()
                 try:
-                    held = self._queue.get(timeout=_IDLE)
+                    held = self._queue.get(timeout=_FORGOTTEN if self._answered else _IDLE)
                 except Empty:
+                    if self._answered:
+                        self._wake_next()
+                        continue
                     with self._starting:
                         if not self._queue.empty():
                             continue
+                        self._busy.discard(threading.get_ident())
                         self._thread = None
                         return
             self._sending = True
             taken, held = _take(held, self._next)
             try:
-                _answered(taken, self._run(_command(taken), taken[0].clock))
+                _answered(taken, self._run(_command(taken), taken[0].clock, meanwhile=self._wake_next))
             except BaseException as error:
                 _failed(taken, error)
-            for entry in taken:
-                entry.done.release()
+                for entry in taken:
+                    entry.done.release()
+                continue
+            self._answered.extend(taken)
+            held = held or self._next()
+            if held is None or held.push.address != taken[0].push.address:
+                self._wake_next()  # the next command may take its time
 
     def _next(self) -> _Waiting | None:
         try:

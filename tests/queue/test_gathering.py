@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
+import time
+from contextlib import contextmanager
 
 import pytest
 import redis
 from support import wait_until
 
-from psmq import QueueManager
+from psmq import QueueManager, gathering
 from psmq.errors import MessageTooLarge, NotSerializable, OutcomeUnknown, QueueFull
 
 
@@ -142,6 +145,127 @@ def test_the_sending_thread_ends_when_nobody_pushes_beside_another(queue):
     assert queue.info().ready == 320
 
 
+SENDER = "psmq-pushes"
+
+
+@contextmanager
+def held_up(queue, monkeypatch):
+    """Everybody has company, and what the sending thread sends waits for the event that this gives."""
+    gatherer, gate = queue._link._gatherer, threading.Event()
+    run = gatherer._run
+
+    def gated(push, clock, *, meanwhile=None):
+        if threading.current_thread().name == SENDER:
+            assert gate.wait(20)
+        return run(push, clock, meanwhile=meanwhile)
+
+    monkeypatch.setattr(gatherer, "_run", gated)
+    with gatherer._alone:
+        try:
+            yield gate
+        finally:
+            gate.set()
+
+
+@contextmanager
+def on_alarm(work):
+    """What this thread does soon, in the middle of whatever it is at."""
+    before = signal.signal(signal.SIGALRM, lambda *_: work())
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def in_threads(count, work):
+    """Start ``work`` in so many threads. → the threads"""
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def all_ended(threads):
+    deadline = time.monotonic() + 20
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0))
+    return not any(thread.is_alive() for thread in threads)
+
+
+def test_whoever_is_interrupted_leaves_nobody_asleep(queue, monkeypatch):
+    """Each that is woken wakes another: also when one of them is gone."""
+    gatherer = queue._link._gatherer
+    monkeypatch.setattr(gathering, "_FORGOTTEN", 1000.0)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with held_up(queue, monkeypatch) as gate:
+        threads = in_threads(1, lambda: queue.push(b"first"))
+        wait_until(lambda: gatherer._sending and gatherer._queue.empty())
+        with on_alarm(interrupt), pytest.raises(KeyboardInterrupt):
+            queue.push(b"interrupted")
+        threads += in_threads(6, lambda: queue.push(b"later"))
+        wait_until(lambda: gatherer._queue.qsize() == 7)
+        gate.set()
+        assert all_ended(threads)
+    assert queue.info().ready == 8
+
+
+def test_whoever_was_not_woken_by_another_is_woken_all_the_same(queue, monkeypatch):
+    """An exception from outside may hit a thread just as it should wake the next."""
+    gatherer = queue._link._gatherer
+    wake_next = gatherer._wake_next
+
+    def hit():
+        if threading.current_thread().name == SENDER:
+            wake_next()
+
+    monkeypatch.setattr(gatherer, "_wake_next", hit)
+    with held_up(queue, monkeypatch) as gate:
+        threads = in_threads(1, lambda: queue.push(b"x"))
+        wait_until(lambda: gatherer._sending and gatherer._queue.empty())
+        threads += in_threads(7, lambda: queue.push(b"x"))
+        wait_until(lambda: gatherer._queue.qsize() == 7)
+        gate.set()
+        assert all_ended(threads)
+    assert queue.info().ready == 8
+
+
+def test_a_signals_handler_pushes_while_its_thread_waits(queue, monkeypatch):
+    """It does not wait behind what it has interrupted."""
+    with held_up(queue, monkeypatch) as gate:
+
+        def handler():
+            queue.push(b"handler")
+            assert queue.info().ready == 1
+            gate.set()
+
+        with on_alarm(handler):
+            queue.push(b"interrupted")
+    assert queue.info().ready == 2
+
+
+def test_the_sending_thread_pushes_itself(queue, monkeypatch):
+    """Whatever the garbage collector ends may run in any thread, and push."""
+    gatherer = queue._link._gatherer
+    run, pushed = gatherer._run, []
+
+    def pushing(push, clock, *, meanwhile=None):
+        if threading.current_thread().name == SENDER and not pushed:
+            pushed.append(True)
+            queue.push(b"from within")
+        return run(push, clock, meanwhile=meanwhile)
+
+    monkeypatch.setattr(gatherer, "_run", pushing)
+    with gatherer._alone:
+        assert all_ended(in_threads(4, lambda: queue.push(b"x")))
+    assert pushed
+    assert queue.info().ready == 5
+
+
 def test_coroutines_share_trips_and_one_that_is_cancelled_costs_the_others_nothing(in_loop):
     """Its own message may have been pushed."""
 
@@ -179,10 +303,9 @@ def test_a_coroutine_that_is_refused_is_refused_alone(in_loop):
 def test_one_that_pushes_alone_goes_straight_to_the_server(kind, queue, in_loop):
     """Sharing is for those who have company."""
     if kind == "thread":
-        before = threading.active_count()
         for _ in range(50):
             queue.push(b"x")
-        assert threading.active_count() == before
+        assert queue._link._gatherer._thread is None
         return
 
     async def body(manager, queue):
