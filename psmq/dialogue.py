@@ -229,8 +229,11 @@ def converse(
                 problem = passing
             elif answer.code in ("PSMQ_COMMAND_CLASH", "PSMQ_CLIENT_GONE"):
                 identity.renew()
-                if sent:
-                    raise errors.OutcomeUnknown(f"{terms.where}: another process used this connection's identity")
+                if sent and isinstance(command, Command):
+                    raise errors.OutcomeUnknown(
+                        f"{terms.where}: {command.function} was ended by a supervisor, or another process used its "
+                        "identity; it may have been done"
+                    )
                 body = _body(identity, command, clock)
                 continue
             else:

@@ -18,7 +18,7 @@ from psmq_tasks.settler import AFTER_OUTAGE, SETTLE_WITHIN
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from psmq import Consumer, Delivered
+    from psmq import Consumer, Delivered, MessageRecord
     from psmq_tasks.crew import Crew, Decisions
     from psmq_tasks.teller import Held, Pending, Served
 
@@ -159,19 +159,12 @@ class Asker:
         ahead: _Ahead | None = None,
     ) -> tuple[list[Held], Delivered]:
         """One exchange; what was decided stays ours to tell if that fails. → what it gave and is ours, the answer"""
-        table, number = self._table, self.consumer.number + 1
-        # Noted before it asks: should this process end, or be stopped, before it sees the answer, what that gave can go
-        # back.
-        table.set_client(self._number, self.consumer.client_id)
-        if limit:
-            table.expect(self._number, number, awaited=True)
         self._wanted = limit if wake is None else MOST_HELD
         lease = None if wake is None else min(served.queue.visibility_seconds, _FIRST_LEASE)
-        self._asking = not pending and ahead is None
+        number = self._note(limit)
         work = None if ahead is None else partial(ahead.work, number)
+        self._asking = not pending and ahead is None
         answer: Delivered | None = None
-        held: list[Held] = []
-        keeps = True
         passing("slot.asking")
         try:
             answer = self._crew.teller.exchange(
@@ -186,24 +179,35 @@ class Asker:
             if ahead is not None:
                 ahead.work(number)  # whatever became of the question
             self._asking = False
-            if answer is not None and answer.messages:
-                held = self._hold(served, answer)
-            # In the table before it is read: there is no moment at which a process that is stopped has it unnoted.
-            keeps = table.read(self._number, number)
-        if not keeps:  # the supervisor has taken it back
-            self._decisions.hand_back(held)
-            self._decisions.flush()
-            held = []
+            held = self._read(number, served, answer.messages if answer is not None else ())
         if limit:
             self._crew.suspects[served.number] = answer.suspects
-            table.report_suspects(sum(self._crew.suspects.values()))
+            self._table.report_suspects(sum(self._crew.suspects.values()))
         return held, answer
 
-    def _hold(self, served: Served, answer: Delivered) -> list[Held]:
-        """Note what an answer gave."""
-        passing("slot.got")
-        self._table.begin_batch(self._number)
-        return self._crew.teller.hold(served, answer.messages, self._number, self.consumer)
+    def _note(self, limit: int) -> int:
+        """That a command is under way, before it is: should this process end, or be stopped, before it sees the answer,
+        what that gave can go back. → the command's number
+        """
+        number = self.consumer.number + 1
+        self._table.set_client(self._number, self.consumer.client_id)
+        if limit:
+            self._table.expect(self._number, number, awaited=True)
+        return number
+
+    def _read(self, number: int, served: Served, messages: Sequence[MessageRecord]) -> list[Held]:
+        """Hold what the answer to that command gave. → none of it where the supervisor has taken it back"""
+        held: list[Held] = []
+        if messages:
+            passing("slot.got")
+            self._table.begin_batch(self._number)
+            held = self._crew.teller.hold(served, messages, self._number, self.consumer)
+        # In the table before it is read: there is no moment at which a process that is stopped has it unnoted.
+        if self._table.read(self._number, number):
+            return held
+        self._decisions.hand_back(held)
+        self._decisions.flush()
+        return []
 
     def _pause(self, served: Served, answer: Delivered) -> float:
         """For how long there is nothing to ask for."""

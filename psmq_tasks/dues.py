@@ -101,15 +101,12 @@ class Dues:
                 continue
             try:
                 for start in range(0, len(mine), _BILL):
-                    answer = self.consumer.exchange(queue, mine[start : start + _BILL])
-                    self._report_dead(mine[start : start + _BILL], answer.words)
+                    self._tell(queue, mine[start : start + _BILL])
                 # After what is known of them: what is still theirs then, they never saw.
                 for client_id, number in self._abandoned:
                     self.consumer.abandon(queue, client_id, number=number)
             except QueueNotFound:
                 pass
-            except InvalidOption:
-                _log.exception("the server refuses what became of %d messages: their leases end", len(mine))
             except PsmqError as error:
                 self.failing(error)
                 failed.add(node)  # in a cluster the others may well answer
@@ -120,7 +117,12 @@ class Dues:
             self._abandoned = []
             self.answered()
 
-    def _report_dead(self, settlements: Iterable[tuple[str, str, Settlement]], words: list[str]) -> None:
+    def _tell(self, queue: Queue, settlements: Sequence[tuple[str, str, Settlement]]) -> None:
+        try:
+            words = self.consumer.exchange(queue, settlements).words
+        except InvalidOption:
+            _log.exception("the server refuses what became of %d messages: their leases end", len(settlements))
+            return
         for (message_id, _, settlement), word in zip(settlements, words, strict=True):
             if word == "dead" and isinstance(settlement, Release):
                 _log.error("%s is a dead letter now: %s", message_id[-SHORT_ID:], settlement.reason)

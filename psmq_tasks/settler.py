@@ -105,13 +105,16 @@ class Settler:
     def _take(self) -> list[Pending]:
         with self._lock:
             pending, self._added = self._added, []
+        # First: who calls look() from now on is heard.
+        self._watching = False
         watching = self._lead.pass_on_if_stuck(_STUCK)
         for untold in self._decisions:
             pending += untold.take(SETTLE_WITHIN) + untold.take_lent(_SURELY_ARRIVED)
             watching = watching or untold.any
         if watching:
             self._watches_until = time.monotonic() + _STAY
-        self._watching = watching or time.monotonic() < self._watches_until
+        if time.monotonic() < self._watches_until:
+            self._watching = True
         return pending
 
     def _settle(self, pending: list[Pending]) -> None:

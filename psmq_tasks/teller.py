@@ -122,9 +122,15 @@ class Teller:
         """Tell a queue what was decided, and get up to ``limit``; takes out of ``pending`` what the server knows."""
         words = [_words(one) for one in pending]
         try:
-            answer = consumer.exchange(
-                served.queue, words, limit, mode=self._mode, lease=lease, wake=wake, meanwhile=meanwhile
-            )
+            try:
+                answer = consumer.exchange(
+                    served.queue, words, limit, mode=self._mode, lease=lease, wake=wake, meanwhile=meanwhile
+                )
+            except InvalidOption:
+                if not pending:
+                    raise
+                self._settle_singly(consumer, served, pending)
+                return consumer.exchange(served.queue, (), limit, mode=self._mode)
         except QueueNotFound as error:
             # Deleted, and with it what we hold of it. It may be made again.
             for one in pending:
@@ -133,15 +139,9 @@ class Teller:
             if self._seldom(str(error)):
                 _log.error("%s; it is served again once it exists", error)
             raise
-        except InvalidOption:
-            if not pending:
-                raise
-            self._settle_singly(consumer, served, pending)
-            answer = consumer.exchange(served.queue, (), limit, mode=self._mode)
-        else:
-            if pending:
-                passing("teller.told")
-                self._settled(pending, answer.words)
+        if pending:
+            passing("teller.told")
+            self._settled(pending, answer.words)
             pending.clear()
         return answer
 

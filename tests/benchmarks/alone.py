@@ -1,5 +1,6 @@
 """psmq alone: what its speed depends on, one series at a time.
 
+\b
     python tests/benchmarks/alone.py                       # every series, some ten minutes
     python tests/benchmarks/alone.py workers backlog --json
     python tests/benchmarks/alone.py decay --jobs 1000000

@@ -1,5 +1,6 @@
 """psmq and its peers on the same server and the same no-op job, in one run: a table, and ratios.
 
+\b
     python tests/benchmarks/run.py                      # psmq, the bare loop, dramatiq, huey, taskiq
     python tests/benchmarks/run.py psmq psmq_results    # and with results kept, which the others do not
     python tests/benchmarks/run.py all --rounds 5 --json

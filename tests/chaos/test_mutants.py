@@ -303,8 +303,8 @@ WORKER = (
     Mutant(
         "the slot runs what was taken back from it unread",
         "psmq_tasks/asking.py",
-        "        if not keeps:  # the",
-        "        if False:  # the",
+        "        if self._table.read(self._number, number):\n            return held",
+        "        self._table.read(self._number, number)\n        return held",
         "test_what_a_slot_has_not_read_is_given_to_others",
     ),
     Mutant(

@@ -205,12 +205,12 @@ def test_what_was_given_behind_a_wait_runs_for_longer_than_its_first_lease(stage
 SLOW_TO_NOTE = """
 import sys, time
 from psmq_tasks import asking, cli
-hold = asking.Asker._hold
-def slowly(self, served, answer):
-    if any("deaf" in str(message.metadata) for message in answer.messages):
+read = asking.Asker._read
+def slowly(self, number, served, messages):
+    if any("deaf" in str(message.metadata) for message in messages):
         time.sleep(0.1)
-    return hold(self, served, answer)
-asking.Asker._hold = slowly
+    return read(self, number, served, messages)
+asking.Asker._read = slowly
 sys.exit(cli.worker())
 """
 
