@@ -23,8 +23,9 @@ from psmq import server_process
 from psmq.data_folder import DataFolder
 from psmq.errors import PsmqError, ServerUnreachable, ServerUnsuitable
 from psmq.rules import Alert, Rule, Watch, rules_of, take_samples
+from psmq.sentinel_log import log
 from psmq.server import DURABILITIES, linger
-from psmq.server_keeper import Keeper, Stopping, log
+from psmq.server_keeper import Keeper, Stopping
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -14,20 +14,18 @@ import signal
 import socket
 import subprocess
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psmq import data_folder, server_process
 from psmq.errors import ServerUnreachable
+from psmq.kept_server import END_TIMEOUT, KeptServer
 from psmq.kill_points import passing
+from psmq.sentinel_log import log, read_from, size, trim
 from psmq.server import DURABILITIES
 
 if TYPE_CHECKING:
     from psmq.data_folder import DataFolder, Record
-
-#: logs lose their first half beyond this
-MAX_LOG = 1 << 20
 
 #: a server that lived this long had started well: its next restart is immediate
 HEALTHY_AFTER = 60.0
@@ -35,99 +33,12 @@ HEALTHY_AFTER = 60.0
 #: in a row, before a sentinel gives up: some 25 s; then the next client tries, and is told the reason
 MAX_DEATHS = 12
 
-#: a server that does not end by TERM is killed; what it has written to its AOF survives that
-END_TIMEOUT = 6.0
-
 #: seconds that a server which holds the lock may be without a socket before it is ended
 LOST_AFTER = 2.0
 
 
 class Stopping(Exception):  # not an error
     """We were asked to end while no server was up."""
-
-
-@dataclass(slots=True)
-class KeptServer:
-    """A running server: our child, or one that another sentinel left behind."""
-
-    pid: int
-    socket: Path
-    #: None: adopted
-    process: subprocess.Popen[bytes] | None
-    #: of the socket file: another one at the same path is not ours
-    inode: int = 0
-    #: held open, for its end tells at once that the server ended; None: the server is too busy to accept one
-    control: server_process.Connection | None = None
-    started: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self.inode = self.socket.lstat().st_ino
-        self.call()
-
-    def call(self) -> None:
-        """Open the control connection, if the server is there and has time."""
-        with contextlib.suppress(OSError):
-            control = server_process.Connection(self.socket, timeout=2.0)
-            try:
-                control.ask("CLIENT", "SETNAME", server_process.SENTINEL_NAME)
-            except BaseException:
-                control.close()
-                raise
-            self.control = control
-
-    def hang_up(self) -> None:
-        if self.control is not None:
-            self.control.close()
-            self.control = None
-
-    def clients(self) -> int:
-        """Somebody else's connections. A server that does not answer has work, or its end is noticed next."""
-        if self.control is None:
-            return 1
-        try:
-            return server_process.count_clients(self.control)
-        except OSError:
-            self.hang_up()  # a late answer must not be taken for that to the next question
-            return 1
-
-    def is_alive(self) -> bool:
-        if self.process is not None:
-            return self.process.poll() is None
-        return data_folder.is_process(self.pid, str(self.socket))
-
-    def await_end(self, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        while self.is_alive():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.005)
-        return True
-
-    def end(self) -> None:
-        """Cleanly, else by force, with everything it started."""
-        self.hang_up()
-        if self.is_alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGTERM)
-            if not self.await_end(END_TIMEOUT):
-                log(f"server {self.pid} did not end by TERM within {END_TIMEOUT:g} s: killing it")
-        self.kill()
-
-    def kill(self) -> None:
-        self.hang_up()
-        server_process.end_group(self.pid)
-        self.await_end(END_TIMEOUT)
-
-    def has_its_socket(self) -> bool:
-        """Whether clients find it. Touches it as well: what cleans temporary folders takes what looks old."""
-        try:
-            if self.socket.lstat().st_ino != self.inode:
-                return False
-            os.utime(self.socket)
-            os.utime(self.socket.parent)
-        except OSError:
-            return False
-        return True
 
 
 class Keeper:
@@ -195,8 +106,8 @@ class Keeper:
         server_process.check_can_read(binary, folder, writer)
         path = data_folder.socket_path(folder)
         trim(folder.server_log)
-        log_start = _size(folder.server_log)
-        sizes = {file.name: _size(file) for file in folder.data.glob("*.aof")}
+        log_start = size(folder.server_log)
+        sizes = {file.name: size(file) for file in folder.data.glob("*.aof")}
         # never weaker than before: somebody relies on it
         durability = max(self._durability, writer.durability, key=DURABILITIES.index)
         # before it can write: a newer release that dies in its first moment has left its traces
@@ -218,7 +129,7 @@ class Keeper:
                 code = process.poll()
                 if code is None:
                     raise Stopping
-                said = _read_from(folder.server_log, log_start)
+                said = read_from(folder.server_log, log_start)
                 raise server_process.start_failure(folder, binary, writer, code, said)
             passing("keeper.loaded")
             server = KeptServer(process.pid, path, process)
@@ -226,7 +137,7 @@ class Keeper:
             _give_up(process)
             self.record_end()
             raise
-        self._mend(server, server_process.truncations(_read_from(folder.server_log, log_start), sizes))
+        self._mend(server, server_process.truncations(read_from(folder.server_log, log_start), sizes))
         log(f"server {server.pid} started: {binary}, durability {durability}, {path}")
         return server
 
@@ -400,41 +311,3 @@ def _patiently_lock(path: Path, seconds: float) -> int | None:
     while (lock := data_folder.try_lock(path)) is None and time.monotonic() < deadline:
         time.sleep(0.01)
     return lock
-
-
-# ---- logs ----------------------------------------------------------------------------------------------------------
-
-
-def log(line: str) -> None:
-    """To stderr, which is sentinel.log unless somebody runs the sentinel by hand."""
-    with contextlib.suppress(OSError):
-        os.write(2, f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n".encode("utf-8", "replace"))
-
-
-def trim(path: Path) -> None:
-    """Keep the last half, in place: the writers append to it, and some have it open."""
-    if _size(path) <= MAX_LOG:
-        return
-    with contextlib.suppress(OSError), path.open("r+b") as file:
-        file.seek(-MAX_LOG // 2, os.SEEK_END)
-        file.readline()
-        kept = file.read()
-        file.seek(0)
-        file.write(kept)
-        file.truncate()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _read_from(path: Path, start: int) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(start)
-            return file.read(MAX_LOG).decode("utf-8", "replace")
-    except OSError:
-        return ""

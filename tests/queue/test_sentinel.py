@@ -17,7 +17,7 @@ import pytest
 from embedded import db_dir, runtime  # noqa: F401
 from support import ROOT, processes, python, wait_until
 
-from psmq import data_folder, server, server_keeper, server_process
+from psmq import data_folder, sentinel_log, server, server_keeper, server_process
 from psmq.data_folder import DataFolder
 from psmq.sentinel import Notice, notices
 
@@ -356,12 +356,12 @@ def test_logs_are_bounded_and_keep_their_end(tmp_path):
     path = tmp_path / "log"
     lines = [f"line {number}" for number in range(200_000)]
     path.write_text("\n".join(lines) + "\n")
-    server_keeper.trim(path)
+    sentinel_log.trim(path)
     kept = path.read_text().splitlines()
-    assert path.stat().st_size <= server_keeper.MAX_LOG // 2
+    assert path.stat().st_size <= sentinel_log.MAX_LOG // 2
     assert kept == lines[-len(kept) :]
     before = path.read_bytes()
-    server_keeper.trim(path)
+    sentinel_log.trim(path)
     assert path.read_bytes() == before
 
 
