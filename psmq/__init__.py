@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from psmq import errors
 from psmq.commands import Delivered, NewMessage, draw_randoms
-from psmq.config import QueueConfig
+from psmq.config import QueueConfig, QueueSettings
 from psmq.consumer import Consumer
 from psmq.durability import Durability
 from psmq.errors import PsmqError
@@ -47,6 +47,7 @@ __all__ = [
     "QueueConfig",
     "QueueInfo",
     "QueueManager",
+    "QueueSettings",
     "QueueStats",
     "Release",
     "Settlement",
@@ -67,19 +68,8 @@ _ASYNC = {
 }
 
 
-def _public(name: str, found: Any) -> Any:
-    if isinstance(found, type):
-        found.__module__ = __name__  # reprs and tracebacks say psmq.Queue
-    globals()[name] = found
-    return found
-
-
 def __getattr__(name: str) -> Any:
     if name not in _ASYNC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _public(name, getattr(import_module(_ASYNC[name]), name))
-
-
-for _name in set(__all__) - _ASYNC.keys():
-    _public(_name, globals()[_name])
-del _name
+    found = globals()[name] = getattr(import_module(_ASYNC[name]), name)
+    return found

@@ -15,7 +15,9 @@ from psmq.managing import ManagerFlows
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import TracebackType
+    from typing import Unpack
 
+    from psmq.config import QueueSettings
     from psmq.findings import Finding
     from psmq.message import QueueInfo
 
@@ -54,7 +56,7 @@ class AsyncQueueManager(ManagerFlows):
         *,
         serializer: Callable[[Any], bytes] | None = None,
         deserializer: Callable[[bytes], Any] | None = None,
-        **config: Any,
+        **config: Unpack[QueueSettings],
     ) -> AsyncQueue:
         """The queue of that name, made if need be. ``config``: fields of QueueConfig.
 
@@ -69,7 +71,7 @@ class AsyncQueueManager(ManagerFlows):
         *,
         serializer: Callable[[Any], bytes] | None = None,
         deserializer: Callable[[bytes], Any] | None = None,
-        **config: Any,
+        **config: Unpack[QueueSettings],
     ) -> AsyncQueue:
         """A new queue; QueueExists when there is one of that name."""
         stored = await self._drive(self._opens(name, config, must_be_new=True))

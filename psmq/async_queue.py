@@ -22,8 +22,10 @@ from psmq.transfers import At
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from datetime import timedelta
+    from typing import Unpack
 
     from psmq.async_connection import AsyncChannel, AsyncLink
+    from psmq.config import QueueSettings
     from psmq.message import DeadLetter, MessageRecord, QueueInfo
     from psmq.stats import QueueStats
     from psmq.traces import Trace
@@ -244,7 +246,8 @@ class AsyncQueue(QueueFlows):
         data: bool = True,
         history: bool | Literal["short"] = True,
     ) -> list[DeadLetter]:
-        """Dead letters behind ``after``, oldest burial first, with reason and history; or those with ``ids``.
+        """Dead letters behind ``after``, oldest burial first, with reason and history; or all of those with ``ids``,
+        whatever the limit. InvalidOption where both are given.
 
         ``data=False``: metadata only; ``history=False``: neither data nor history, which is quick for many;
         ``"short"``: no data, and of the history the first thousand bytes of each of its last four records.
@@ -335,8 +338,11 @@ class AsyncQueue(QueueFlows):
         count: int = await self._drive(self._adopts(letters))
         return count
 
-    async def purge(self, *, states: Sequence[State] = ("ready", "delayed"), ids: Iterable[str] | None = None) -> int:
-        """Delete all messages of these states, or the dead letters with these ids. → how many"""
+    async def purge(self, *, states: Sequence[State] | None = None, ids: Iterable[str] | None = None) -> int:
+        """Delete all messages of these states (ready and delayed), or the dead letters with these ids. → how many
+
+        InvalidOption where both are given.
+        """
         count: int = await self._drive(self._purges(states, ids))
         return count
 
@@ -380,7 +386,7 @@ class AsyncQueue(QueueFlows):
         """Let a waiting getter look again; for queues whose test clock was moved."""
         await self._run(commands.wake(self._address))
 
-    async def configure(self, **config: Any) -> QueueConfig:
+    async def configure(self, **config: Unpack[QueueSettings]) -> QueueConfig:
         """Change settings (the fields of QueueConfig) for every client. → all settings"""
         wanted = QueueConfig.check_fields(config)
         self.config = await self._run(commands.configure(self._address, wanted, frozenset(config)))

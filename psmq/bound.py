@@ -29,10 +29,25 @@ class MessageFields:
         self.record = record
         self._queue = queue
 
-    message_id = property(lambda self: self.record.message_id, doc="Unique and sortable by the time of the push.")
-    receipt = property(lambda self: self.record.receipt, doc='Token of this delivery; "" from peek, pop and listings.')
-    queue_name = property(lambda self: self.record.queue_name, doc="The queue it is in.")
-    retrieval_count = property(lambda self: self.record.retrieval_count, doc="Deliveries so far; peek does not count.")
+    @property
+    def message_id(self) -> str:
+        """Unique and sortable by the time of the push."""
+        return self.record.message_id
+
+    @property
+    def receipt(self) -> str:
+        """Token of this delivery; "" from peek, pop and listings."""
+        return self.record.receipt
+
+    @property
+    def queue_name(self) -> str:
+        """The queue it is in."""
+        return self.record.queue_name
+
+    @property
+    def retrieval_count(self) -> int:
+        """Deliveries so far; peek does not count."""
+        return self.record.retrieval_count
 
     @property
     def data(self) -> Any:

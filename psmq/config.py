@@ -9,11 +9,14 @@ import math
 import re
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, cast
 
 from psmq.errors import InvalidOption, InvalidQueueName
 
-__all__ = ["QueueConfig", "check_name", "integer", "milliseconds"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["QueueConfig", "QueueSettings", "check_name", "integer", "milliseconds"]
 
 #: longest duration that is taken for meant: ten years, in milliseconds
 MAX_MILLISECONDS: Final = 10 * 365 * 86_400_000
@@ -50,6 +53,22 @@ def integer(option: str, value: object, least: int, most: int) -> int:
     if not least <= value <= most:
         raise InvalidOption(option, f"must be between {least} and {most}, not {value!r:.40}")
     return value
+
+
+class QueueSettings(TypedDict, total=False):
+    """What get_queue(), create_queue() and configure() take: fields of QueueConfig, for type checkers and editors."""
+
+    visibility_timeout: float | timedelta
+    delay: float | timedelta
+    max_size: int
+    max_length: int | None
+    max_retrievals: int
+    ttl: float | timedelta | None
+    on_expiry: Literal["drop", "bury"]
+    dead_retention: float | timedelta | None
+    deduplication_window: float | timedelta
+    event_log: int
+    clock: Literal["server", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +128,13 @@ class QueueConfig:
             values[field.name] = value
         return cls(**values)
 
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``: durations in seconds."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: one.total_seconds() if isinstance(one, timedelta) else one for name, one in values.items()}
+
     @classmethod
-    def check_fields(cls, options: dict[str, Any]) -> QueueConfig:
+    def check_fields(cls, options: Mapping[str, Any]) -> QueueConfig:
         """A config of these options and the defaults; an unknown option names the known ones."""
         known = [f.name for f in fields(cls)]
         for name in options:

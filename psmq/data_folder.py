@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from psmq.environment import is_on
 from psmq.errors import InvalidOption, ServerUnsuitable
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class DataFolder:
             raise ServerUnsuitable(f"the data folder {self.path} is not writable: chmod u+rwx it")
 
     def _check_file_system(self) -> None:
-        if os.environ.get("PSMQ_ALLOW_SHARED_FS", "") not in ("", "0"):
+        if is_on("PSMQ_ALLOW_SHARED_FS"):
             return
         kind = file_system_of(self.path, mount_table())
         if kind in SHARED_FILE_SYSTEMS or kind.startswith("fuse"):

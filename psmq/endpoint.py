@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from psmq import server
 from psmq.client_settings import settings_of
 from psmq.durability import check_demand, copies_of
+from psmq.environment import is_on, is_yes
 from psmq.errors import InvalidOption
 from psmq.routes import ClusterRoute, Node, Route, SentinelRoute
 
@@ -118,7 +119,7 @@ class Endpoint:
             url=url,
             plain=f"{_SCHEMES[scheme]}://{place}/{path.lstrip('/')}{'?' if rest else ''}{rest}",
             durability=durability and check_demand(durability, embedded=False),
-            allow_eviction=_is_yes(query.get("allow_eviction") or os.environ.get("PSMQ_ALLOW_EVICTION", "")),
+            allow_eviction=is_yes("allow_eviction", query.get("allow_eviction", "")) or is_on("PSMQ_ALLOW_EVICTION"),
             route=route,
         )
 
@@ -130,7 +131,7 @@ class Endpoint:
             found.shown,
             client=found.kept,
             durability=durability and check_demand(durability, embedded=False),
-            allow_eviction=_is_yes(os.environ.get("PSMQ_ALLOW_EVICTION", "")),
+            allow_eviction=is_on("PSMQ_ALLOW_EVICTION"),
             route=found.route,
         )
 
@@ -254,10 +255,6 @@ def _node(text: str, port: int) -> Node:
         return Node(parts.hostname or "localhost", parts.port or port)
     except ValueError as error:
         raise InvalidOption("url", f"cannot be read: {error}") from None
-
-
-def _is_yes(text: str) -> bool:
-    return text.lower() in ("1", "yes", "true")
 
 
 def _keepalive() -> dict[int, int]:

@@ -23,7 +23,7 @@
     └── ServerUnsuitable                         reachable, but not fit to keep messages
 
 An error that the server answers starts with the class's ``code``; the words after it are the class's fields.
-All of them pickle, compare by their fields and say what to do next.
+All of them pickle, and say what to do next.
 """
 
 from __future__ import annotations
@@ -107,8 +107,12 @@ class QueueExists(_AboutQueue):
     _text = "queue {name!r} exists already; get_queue({name!r}) opens it"
 
 
+#: settings that the server keeps in milliseconds, and callers give in seconds
+_DURATIONS = ("visibility_timeout", "delay", "ttl", "dead_retention", "deduplication_window")
+
+
 class QueueConfigConflict(PsmqError):
-    """``field`` is stored as ``stored`` and was asked for as ``asked`` (both as the server spells them)."""
+    """``field`` is stored as ``stored`` and was asked for as ``asked``: durations in seconds, "none" for None."""
 
     code = "PSMQ_QUEUE_CONFIG_CONFLICT"
 
@@ -120,14 +124,18 @@ class QueueConfigConflict(PsmqError):
         self.asked = asked
 
     def __str__(self) -> str:
+        unit = " s" if self.field in _DURATIONS else ""
+        stored, asked = (text if text == "none" else text + unit for text in (self.stored, self.asked))
         return (
-            f"queue {self.queue_name!r} has {self.field}={self.stored}, not {self.asked}; "
+            f"queue {self.queue_name!r} has {self.field}={stored}, not {asked}; "
             f"queue.configure({self.field}=...) changes it, leaving {self.field} out keeps it"
         )
 
     @classmethod
     def from_wire(cls, queue_name: str, detail: str) -> PsmqError:
         field, stored, asked = [*detail.split(" "), "", "", ""][:3]
+        if field in _DURATIONS:
+            stored, asked = (f"{int(text) / 1000:.15g}" if text.isdigit() else text for text in (stored, asked))
         return cls(queue_name, field, stored, asked)
 
 
@@ -140,7 +148,10 @@ class QueueFull(PsmqError):
         self.max_length = max_length
 
     def __str__(self) -> str:
-        return f"queue {self.queue_name!r} holds its max_length of {self.max_length} messages; nothing was stored"
+        return (
+            f"queue {self.queue_name!r} holds its max_length of {self.max_length} messages and nothing was stored; "
+            "push again later, or raise it with queue.configure(max_length=...)"
+        )
 
     @classmethod
     def from_wire(cls, queue_name: str, detail: str) -> PsmqError:
@@ -206,7 +217,8 @@ class ReceiptExpired(PsmqError):
     def __str__(self) -> str:
         return (
             f"the receipt for message {self.message_id} of queue {self.queue_name!r} has expired: "
-            "the message was delivered again or settled meanwhile, and nothing was changed"
+            "the message was delivered again or settled meanwhile, and nothing was changed; "
+            "who works for longer than the visibility_timeout extends it in time"
         )
 
 
@@ -231,7 +243,10 @@ class MessageNotFound(PsmqError, LookupError):
         self.state = state
 
     def __str__(self) -> str:
-        return f"queue {self.queue_name!r} has no {self.state} message {self.message_id}"
+        return (
+            f"queue {self.queue_name!r} has no {self.state} message {self.message_id}; "
+            "queue.trace(id), or psmq trace ID, tells where it is"
+        )
 
     @classmethod
     def from_wire(cls, queue_name: str, detail: str) -> PsmqError:

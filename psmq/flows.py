@@ -19,6 +19,7 @@ from psmq.dialogue import steady
 from psmq.durability import Durability
 from psmq.errors import (
     DeserializationError,
+    InvalidOption,
     NotSerializable,
     PsmqError,
     ReceiptExpired,
@@ -294,15 +295,18 @@ class QueueFlows:
         if words[0] == "stale":
             raise ReceiptExpired(self.name, lease[0])
 
-    def _purges(self, states: Sequence[State], ids: Iterable[str] | None) -> Generator[Request, Any, int]:
+    def _purges(self, states: Sequence[State] | None, ids: Iterable[str] | None) -> Generator[Request, Any, int]:
         total = 0
         if ids is not None:
+            if states is not None:
+                raise InvalidOption("ids", "are those of dead letters: leave states out")
             for part in batched(_distinct(ids)):
                 removed: int = yield commands.purge(self._address, "dead", part)
                 total += removed
             return total
+        chosen: Sequence[State] = ("ready", "delayed") if states is None else states
         # all built, and so checked, before the first is sent
-        for purging in [commands.purge(self._address, state) for state in states]:
+        for purging in [commands.purge(self._address, state) for state in chosen]:
             while removed := (yield purging):
                 total += removed
         return total
@@ -331,6 +335,8 @@ class QueueFlows:
         history: bool | Literal["short"],
     ) -> Generator[Request, Any, list[DeadLetter]]:
         integer("limit", limit, 1, MOST)
+        if ids is not None and after is not None:
+            raise InvalidOption("after", "goes with pages of all dead letters: leave it out where ids are given")
         found: list[DeadLetter] = []
         while ids is None and len(found) < limit:
             wanted_now = min(limit - len(found), BATCH)

@@ -16,7 +16,9 @@ from psmq.queue import Queue
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import TracebackType
+    from typing import Unpack
 
+    from psmq.config import QueueSettings
     from psmq.findings import Finding
     from psmq.message import QueueInfo
 
@@ -55,7 +57,7 @@ class QueueManager(ManagerFlows):
         *,
         serializer: Callable[[Any], bytes] | None = None,
         deserializer: Callable[[bytes], Any] | None = None,
-        **config: Any,
+        **config: Unpack[QueueSettings],
     ) -> Queue:
         """The queue of that name, made if need be. ``config``: fields of QueueConfig.
 
@@ -70,7 +72,7 @@ class QueueManager(ManagerFlows):
         *,
         serializer: Callable[[Any], bytes] | None = None,
         deserializer: Callable[[bytes], Any] | None = None,
-        **config: Any,
+        **config: Unpack[QueueSettings],
     ) -> Queue:
         """A new queue; QueueExists when there is one of that name."""
         stored = self._drive(self._opens(name, config, must_be_new=True))

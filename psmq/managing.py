@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+    from psmq.config import QueueSettings
+
 
 #: names that are tried to meet each primary of a cluster; one slot of 16384 is enough for that
 _NAMES: Final = 200_000
@@ -93,7 +95,7 @@ class ManagerFlows:
         return Address.of(self.namespace, name)
 
     def _opens(
-        self, name: str, options: dict[str, Any], *, must_be_new: bool = False
+        self, name: str, options: QueueSettings, *, must_be_new: bool = False
     ) -> Generator[Any, Any, QueueConfig]:
         """Make or open: the hash first, then the registry, so that a listed queue exists."""
         address = self._address(name)

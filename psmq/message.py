@@ -215,6 +215,6 @@ class QueueInfo:
             "oldest_ready": self.oldest_ready,
             "next_due": self.next_due,
             "counters": dict(self.counters),
-            "config": self.config.wire(),
+            "config": self.config.as_dict(),
             "durability": self.durability and self.durability.as_dict(),
         }

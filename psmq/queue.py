@@ -22,7 +22,9 @@ from psmq.transfers import At
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
     from datetime import timedelta
+    from typing import Unpack
 
+    from psmq.config import QueueSettings
     from psmq.connection import Channel, Link
     from psmq.message import DeadLetter, MessageRecord, QueueInfo
     from psmq.stats import QueueStats
@@ -243,7 +245,8 @@ class Queue(QueueFlows):
         data: bool = True,
         history: bool | Literal["short"] = True,
     ) -> list[DeadLetter]:
-        """Dead letters behind ``after``, oldest burial first, with reason and history; or those with ``ids``.
+        """Dead letters behind ``after``, oldest burial first, with reason and history; or all of those with ``ids``,
+        whatever the limit. InvalidOption where both are given.
 
         ``data=False``: metadata only; ``history=False``: neither data nor history, which is quick for many;
         ``"short"``: no data, and of the history the first thousand bytes of each of its last four records.
@@ -332,8 +335,11 @@ class Queue(QueueFlows):
         count: int = self._drive(self._adopts(letters))
         return count
 
-    def purge(self, *, states: Sequence[State] = ("ready", "delayed"), ids: Iterable[str] | None = None) -> int:
-        """Delete all messages of these states, or the dead letters with these ids. → how many"""
+    def purge(self, *, states: Sequence[State] | None = None, ids: Iterable[str] | None = None) -> int:
+        """Delete all messages of these states (ready and delayed), or the dead letters with these ids. → how many
+
+        InvalidOption where both are given.
+        """
         count: int = self._drive(self._purges(states, ids))
         return count
 
@@ -377,7 +383,7 @@ class Queue(QueueFlows):
         """Let a waiting getter look again; for queues whose test clock was moved."""
         self._run(commands.wake(self._address))
 
-    def configure(self, **config: Any) -> QueueConfig:
+    def configure(self, **config: Unpack[QueueSettings]) -> QueueConfig:
         """Change settings (the fields of QueueConfig) for every client. → all settings"""
         wanted = QueueConfig.check_fields(config)
         self.config = self._run(commands.configure(self._address, wanted, frozenset(config)))

@@ -166,10 +166,12 @@ def _let_starter_go() -> None:
 
 
 def sample_interval() -> float:
-    """PSMQ_SAMPLE_INTERVAL, seconds; for tests."""
+    """PSMQ_SAMPLE_INTERVAL in seconds; what cannot be read is told of, and keeps no server down."""
+    text = os.environ.get("PSMQ_SAMPLE_INTERVAL", "") or str(SAMPLE_INTERVAL)
     try:
-        return max(float(os.environ.get("PSMQ_SAMPLE_INTERVAL", "")), 0.05)
+        return max(float(text), 0.05)
     except ValueError:
+        log(f"PSMQ_SAMPLE_INTERVAL must be seconds, not {text!r}: {SAMPLE_INTERVAL:g} it is")
         return SAMPLE_INTERVAL
 
 

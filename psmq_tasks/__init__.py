@@ -50,6 +50,6 @@ task = default_app.task
 
 for _name in __all__:
     _public = globals()[_name]
-    if isinstance(_public, type):
-        _public.__module__ = __name__  # reprs and tracebacks say psmq_tasks.Task
+    if isinstance(_public, type) and issubclass(_public, Exception):
+        _public.__module__ = __name__  # people read it: psmq_tasks.TimeLimitExceeded
 del _name, _public

@@ -29,14 +29,12 @@ def queues(place: Place, *, as_json: bool) -> None:
     more). OLDEST is how long the oldest ready message has been ready; CONSUMERS are the connections that asked for
     messages within the last minute; a paused queue gives them nothing.
     """
-    from psmq_tasks.inspection import queue_as_dict
-
     with place.inspector() as inspector:
         rates = {one.name: one for one in inspector.stats(None, 1)}
         found = [info for info in inspector.queues() if info.name in rates]  # not those made in between
         where = inspector.manager.url
     if as_json:
-        print_json({"queues": [{**queue_as_dict(info), **_rates(rates[info.name])} for info in found]})
+        print_json({"queues": [{**info.as_dict(), **_rates(rates[info.name])} for info in found]})
         return
     if not found:
         click.echo(f"There are no queues on {where}: the first push makes one.", err=True)

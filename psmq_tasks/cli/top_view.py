@@ -34,9 +34,7 @@ class Look(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        from psmq_tasks.inspection import queue_as_dict
-
-        queues = [{**queue_as_dict(info), "stats": stats.as_dict()} for info, stats in self.queues]
+        queues = [{**info.as_dict(), "stats": stats.as_dict()} for info, stats in self.queues]
         workers = [worker.as_dict() for worker in self.workers]
         return {"time": datetime.now(UTC).isoformat(), "queues": queues, "workers": workers}
 

@@ -16,7 +16,6 @@ from psmq_tasks.inspection.records import (
     Mended,
     QueuedMessage,
     WaitingRetry,
-    queue_as_dict,
 )
 from psmq_tasks.inspection.tracing import Traced
 from psmq_tasks.inspection.workers import Running, Worker
@@ -38,5 +37,4 @@ __all__ = [
     "WaitingRetry",
     "Worker",
     "letters_of",
-    "queue_as_dict",
 ]

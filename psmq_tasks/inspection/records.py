@@ -17,7 +17,7 @@ from psmq_tasks.history import Failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from psmq import DeadLetter, MessageRecord, QueueInfo
+    from psmq import DeadLetter, MessageRecord
 
 __all__ = [
     "DeadTask",
@@ -27,7 +27,6 @@ __all__ = [
     "Mended",
     "QueuedMessage",
     "WaitingRetry",
-    "queue_as_dict",
 ]
 
 T = TypeVar("T")
@@ -329,9 +328,3 @@ def plain(value: Any) -> Any:
 
 def _moment(seconds: float) -> str | None:
     return _or(lambda: datetime.fromtimestamp(seconds, UTC).isoformat(), None) if seconds else None
-
-
-def queue_as_dict(info: QueueInfo) -> dict[str, Any]:
-    """A queue for ``--json``; durations in seconds."""
-    config = {field.name: plain(getattr(info.config, field.name)) for field in fields(info.config)}
-    return {**info.as_dict(), "config": config}

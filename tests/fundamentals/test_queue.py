@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import get_type_hints
 
 import pytest
 
-from psmq import Bury, Delete, NewMessage, Release
+from psmq import Bury, Delete, NewMessage, QueueConfig, QueueSettings, Release, config, errors
 from psmq.errors import (
+    InvalidOption,
     MessageTooLarge,
     NotLeased,
     QueueConfigConflict,
@@ -197,6 +199,34 @@ def test_settings_are_kept_on_the_server_and_a_differing_one_is_refused(manager,
         manager.get_queue(queue.name, max_retrievals=4)
     queue.configure(max_retrievals=4)
     assert manager.get_queue(queue.name, max_retrievals=4).name == queue.name
+    with pytest.raises(QueueConfigConflict, match=r"has visibility_timeout=30 s, not 40\.5 s; ") as conflict:
+        manager.get_queue(queue.name, visibility_timeout=40.5)
+    assert (conflict.value.stored, conflict.value.asked) == ("30", "40.5")
+    with pytest.raises(QueueConfigConflict, match=r"has ttl=none, not 7 s; "):
+        manager.get_queue(queue.name, ttl=timedelta(seconds=7))
+    queue.configure(visibility_timeout=timedelta(seconds=40.5), ttl=7)
+    assert manager.get_queue(queue.name, visibility_timeout=40.5).info().as_dict()["config"]["ttl"] == 7
+
+
+def test_settings_are_named_for_type_checkers_as_they_are():
+    """QueueSettings is what get_queue() takes, QueueConfig what the server keeps: the same fields and types."""
+    assert get_type_hints(QueueSettings) == get_type_hints(QueueConfig)
+    for name in config._DURATIONS:
+        assert name in errors._DURATIONS
+    assert len(errors._DURATIONS) == len(config._DURATIONS)
+
+
+def test_ids_of_dead_letters_go_with_nothing_that_chooses_others(queue):
+    """What would be ignored is refused."""
+    id_ = queue.push(b"x")
+    with pytest.raises(InvalidOption, match="leave states out"):
+        queue.purge(states=["ready"], ids=[id_])
+    queue.bury(queue.get(), "for a test")
+    (letter,) = queue.dead_letters()
+    with pytest.raises(InvalidOption, match="leave it out where ids are given"):
+        queue.dead_letters(after=letter, ids=[id_])
+    assert queue.purge(states=[]) == 0
+    assert queue.purge(ids=[id_]) == 1
 
 
 def test_a_paused_queue_delivers_nothing_until_it_is_resumed(queue):

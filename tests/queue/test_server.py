@@ -351,6 +351,12 @@ def test_shared_file_systems_are_refused_unless_allowed(db_dir, monkeypatch, kin
     monkeypatch.setattr(data_folder, "mount_table", lambda: f"1 0 0:1 / / rw - {kind} host:/ rw\n")
     with pytest.raises(ServerUnsuitable, match=f"shared file system .{kind}.*PSMQ_ALLOW_SHARED_FS=1"):
         server.ensure(db_dir)
+    monkeypatch.setenv("PSMQ_ALLOW_SHARED_FS", "no")
+    with pytest.raises(ServerUnsuitable):
+        server.ensure(db_dir)
+    monkeypatch.setenv("PSMQ_ALLOW_SHARED_FS", "perhaps")
+    with pytest.raises(InvalidOption, match="PSMQ_ALLOW_SHARED_FS must be 1 or 0, not 'perhaps'"):
+        server.ensure(db_dir)
     monkeypatch.setenv("PSMQ_ALLOW_SHARED_FS", "1")
     assert ask(db_dir, "PING") == "PONG"
 

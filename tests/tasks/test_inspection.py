@@ -15,7 +15,7 @@ from psmq import AsyncQueueManager, Bury, NewMessage, QueueManager, Release
 from psmq.errors import QueueNotFound
 from psmq_tasks import TaskApp
 from psmq_tasks.errors import IdAmbiguous, IdNotFound
-from psmq_tasks.inspection import AsyncInspector, Calls, Filter, Inspector, letters_of, queue_as_dict
+from psmq_tasks.inspection import AsyncInspector, Calls, Filter, Inspector, letters_of
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_every_queue_shows_its_counts(manager, inspector):
     kill(manager.get_queue("a", visibility_timeout=7), 2)
     first, second = inspector.queues()
     assert (first.name, first.dead, second.name, second.ready) == ("a", 2, "b", 1)
-    shown = json.loads(json.dumps(queue_as_dict(first)))
+    shown = json.loads(json.dumps(first.as_dict()))
     assert shown["config"]["visibility_timeout"] == 7
     assert shown["counters"]["buried"] == 2
 

@@ -7,6 +7,7 @@ from typing import assert_type
 
 from tenacity import retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_exponential_jitter
 
+from psmq import QueueManager
 from psmq_tasks import AsyncTask, Call, CurrentMessage, RetryPolicy, Task, TaskApp, TaskHandle, current_message, task
 
 app = TaskApp("mail", url="memory:", defaults={"time_limit": timedelta(minutes=1)})
@@ -92,3 +93,13 @@ def handles_and_tasks_are_annotated_by_what_they_give(
 
 async def _async_plain(n: int) -> str:
     return str(n)
+
+
+# --- the queue
+
+mails = QueueManager(url="memory:").get_queue("mails", visibility_timeout=timedelta(minutes=1), max_retrievals=3)
+mails.configure(max_retrivals=3)  # type: ignore[call-arg]  # misspelled
+mail = mails.get()
+if mail is not None:
+    assert_type(mail.message_id, str)
+    assert_type(mail.retrieval_count, int)
