@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from psmq.errors import InvalidOption
 from psmq_tasks.app import TaskApp, default_app
+from psmq_tasks.naming import module_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,18 +62,32 @@ def _apps_in(target: str) -> list[TaskApp]:
 
 
 def _import(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        return _import_module(place)
     path = Path(place)
-    if path.suffix != ".py":
-        try:
-            return importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-                raise  # it is there; what it imports is not
-            raise InvalidOption("APP", f"{place}: {error} in {Path.cwd()} or on the path") from None
     if not path.is_file():
         raise InvalidOption("APP", f"{place}: there is no such file")
-    folder = str(path.resolve().parent)
+    # As others import it, and as tasks of the script itself are called (hello.py sends hello:greet).
+    name, folder = module_of(place)
+    if name in sys.stdlib_module_names:
+        raise InvalidOption("APP", f"{place}: Python has a module {name} of its own: rename the file")
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    # Under the file's own name, as tasks of the script itself are called (hello.py sends hello:greet).
-    return importlib.import_module(path.stem)
+    module = importlib.import_module(name)
+    found = module.__file__
+    if found is None or not path.samefile(found):
+        raise InvalidOption("APP", f"{place}: {name} is {found or 'something else'} here: rename one of them")
+    return module
+
+
+def _import_module(place: str) -> ModuleType:
+    if os.sep in place or not all(place.split(".")):
+        file = Path(f"{place}.py")
+        advice = f"did you mean {file}?" if file.is_file() else "name it like shop.tasks or shop/tasks.py"
+        raise InvalidOption("APP", f"{place!r} is neither a module nor a file: {advice}")
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+            raise  # it is there; what it imports is not
+        raise InvalidOption("APP", f"{place}: {error} in {Path.cwd()} or on the path") from None

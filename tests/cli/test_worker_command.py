@@ -161,6 +161,8 @@ def test_an_app_that_does_not_import_is_2_with_the_last_line_first(desk):
         ("shop:nothing", "shop has no 'nothing'"),
         ("shop:good", "is a Task, not a TaskApp"),
         ("json", "has no TaskApp and no @task"),
+        (".", "is neither a module nor a file: name it like shop.tasks or shop/tasks.py"),
+        ("./shop", "is neither a module nor a file: did you mean shop.py?"),
     ],
 )
 def test_a_target_that_is_none_is_one_line_and_2(desk, target, hint):
@@ -168,6 +170,28 @@ def test_a_target_that_is_none_is_one_line_and_2(desk, target, hint):
     shown = desk.ends(target, code=2)
     assert hint in shown
     assert len(shown.splitlines()) == 1
+
+
+def test_a_file_in_a_package_is_that_packages_module(desk):
+    """Its tasks are called as who imports it calls them, and it may import what lies beside it."""
+    (desk.folder / "store").mkdir()
+    desk.write("store/__init__", "")
+    desk.write("store/prices", "VAT = 20\n")
+    made = f"app = TaskApp({desk.name!r}, url={desk.url!r}, secret={desk.secret!r})"
+    work = "@app.task\ndef tax(price): print('tax', price * VAT // 100, flush=True)\n"
+    desk.write("store/tasks", f"from psmq_tasks import TaskApp\nfrom .prices import VAT\n{made}\n{work}")
+    send = [sys.executable, "-c", "from store.tasks import tax; tax.delay(300)"]
+    subprocess.run(send, cwd=desk.folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, timeout=60)
+    assert "cannot be run" not in desk.ends("store/tasks.py", "--burst")
+    assert "tax 60" in desk.out()
+
+
+@pytest.mark.parametrize("name", ["wave", "turtle"])
+def test_a_file_called_as_a_module_of_python_is_refused(desk, name):
+    """Python would take its own in its place, or other modules would take the file."""
+    desk.write(name, "from psmq_tasks import task\n@task\ndef work(): pass\n")
+    shown = desk.ends(f"{name}.py", code=2)
+    assert f"{name}.py: Python has a module {name} of its own: rename the file" in shown
 
 
 def test_an_app_on_an_in_memory_server_cannot_be_served(desk):

@@ -113,3 +113,15 @@ def test_places_name_file_and_line():
     """For error texts."""
     assert naming.place_of(plain).endswith(f"test_naming.py:{plain.__code__.co_firstlineno}")
     assert naming.place_of(len) == "<builtins>"
+
+
+def test_a_file_is_called_as_others_import_it(tmp_path):
+    """With the packages that it is in, as far as their folders can be packages."""
+    for folder in ("my-site", "my-site/shop", "my-site/shop/mail"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").touch()
+    root = str(tmp_path / "my-site")
+    assert naming.module_of(f"{root}/shop/mail/tasks.py") == ("shop.mail.tasks", root)
+    assert naming.module_of(f"{root}/shop/mail/__init__.py") == ("shop.mail", root)
+    assert naming.module_of(f"{root}/hello.py") == ("hello", root)
+    assert naming.module_of(f"{tmp_path}/hello.py") == ("hello", str(tmp_path))
