@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
@@ -123,6 +124,48 @@ def test_the_readme_names_every_setting_of_a_queue():
     assert re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) == [
         f.name for f in fields(QueueConfig) if f.name != "clock"
     ]
+
+
+def test_the_readme_names_every_option_of_tasks_and_apps():
+    """Those that the decorator and the constructor take; numbers and words as the code has them."""
+    import inspect
+
+    from psmq_tasks import TaskApp
+    from psmq_tasks.metadata import ARGUMENTS_LENGTH
+    from psmq_tasks.options import SendOptions, TaskOptions, TaskSettings
+    from psmq_tasks.retry import DEFAULT_ATTEMPTS, DEFAULT_LONGEST_WAIT
+
+    table = table_of("option of a task")
+    assert set(table) == {"name", *TaskSettings.__annotations__}
+    for name in ("priority", "codec", "unsigned", "show_arguments"):
+        assert ast.literal_eval(table[name].strip("`")) == getattr(TaskOptions(), name)
+    assert table["stop"] == f"`stop_after_attempt({DEFAULT_ATTEMPTS})`"
+    assert table["wait"] == f"`wait_exponential_jitter(max={DEFAULT_LONGEST_WAIT:g})`"
+    assert table["result_ttl"] == f"{TaskOptions().result_ttl:g} s"
+    assert set(re.findall(r"up to (\d+) characters of the\s+arguments", README)) == {str(ARGUMENTS_LENGTH)}
+    (using,) = re.findall(r"`using` takes `([^`]*)`", README)
+    assert set(using.split()) == set(SendOptions.__annotations__)
+    table = table_of("option of `TaskApp`")
+    known = inspect.signature(TaskApp).parameters
+    assert set(table) == set(known)
+    for name in ("name", "namespace", "allow_unsigned"):
+        assert ast.literal_eval(table[name].strip("`")) == known[name].default
+
+
+def test_the_readme_names_every_event():
+    """Those that the code tells of, with their fields but ``app``, which all have."""
+    from psmq_tasks.events import EVENTS
+
+    table = {name: ["app", *re.findall(r"\w+", fields)] for name, fields in table_of("event").items()}
+    sources = [path.read_text() for path in (ROOT / "psmq_tasks").rglob("*.py")]
+    told = {name for text in sources for name in re.findall(r"\bemit\(\"(\w+)\"", text)}
+    assert table == {name: list(fields) for name, fields in EVENTS.items() if name in told}
+
+
+def table_of(heading):
+    """The second column of a table by the names in its first."""
+    part = README.partition(f"| {heading} |")[2].partition("\n\n")[0]
+    return dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", part, re.MULTILINE))
 
 
 def test_links_lead_somewhere():
