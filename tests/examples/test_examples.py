@@ -22,7 +22,7 @@ def commands_of(name):
 
 
 def test_all_examples_are_here():
-    """The list in the README and in DESIGN: a renamed example is noticed."""
+    """A renamed example is noticed; a test of the README holds its list to the folder."""
     expected = "alerts async_tasks by_value dead_letters hello queue_only retries".split()
     assert [f"{name}.py" for name in expected] == NAMES
 

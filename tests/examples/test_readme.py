@@ -13,7 +13,7 @@ import json
 import re
 import sys
 
-from desk import matches, transcript
+from desk import EXAMPLES, matches, transcript
 from support import ROOT, wait_until
 
 README = (ROOT / "README.md").read_text()
@@ -166,6 +166,19 @@ def table_of(heading):
     """The second column of a table by the names in its first."""
     part = README.partition(f"| {heading} |")[2].partition("\n\n")[0]
     return dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", part, re.MULTILINE))
+
+
+def test_counts_are_those_of_the_code():
+    """Of what grows: the library's revision, the faults of the mutation gate, what goes in one trip, the examples."""
+    from chaos.test_mutants import CLIENT, QUEUE, WORKER
+
+    from psmq import commands, library
+
+    assert re.findall(r"psmq_v1, revision (\d+)", README) == [str(library.revision())]
+    assert re.findall(r"(\d+) faults are put", README) == [str(len([*QUEUE, *CLIENT, *WORKER]))]
+    assert set(re.findall(r"(\d+) (?:ahead|in\s+one trip)", README)) == {str(commands.BATCH)}
+    assert re.findall(r"\(settlements: (\d+)\)", README) == [str(commands.SETTLED)]
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(re.findall(r"\]\(examples/(\w+\.py)\)", README))
 
 
 def test_links_lead_somewhere():
