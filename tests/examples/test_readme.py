@@ -12,6 +12,7 @@ import ast
 import json
 import re
 import sys
+import tomllib
 
 from desk import EXAMPLES, matches, transcript
 from support import ROOT, wait_until
@@ -182,7 +183,9 @@ def test_counts_are_those_of_the_code():
 
 
 def test_links_lead_somewhere():
-    """Files that are there, and headings of this page."""
+    """Files that are there, and come with the source distribution, and headings of this page."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packed = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
     headings = re.findall(r"^##+ (.*)$", README, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
     for target in re.findall(r"\]\(([^)]+)\)", README):
@@ -190,6 +193,7 @@ def test_links_lead_somewhere():
             assert target[1:] in anchors
         elif not target.startswith("https://"):
             assert (ROOT / target).exists(), target
+            assert any(f"/{target}/".startswith(f"{place}/") for place in packed), target
 
 
 def test_the_version_shown_is_ours():
