@@ -106,7 +106,7 @@ def test_the_readme_names_every_environment_variable():
 
     table = dict(re.findall(r"^\| `(PSMQ_\w+)` \| (.*?) \|", README, re.MULTILINE))
     sources = [path.read_text() for folder in ("psmq", "psmq_tasks") for path in (ROOT / folder).rglob("*.py")]
-    read = {name for text in sources for name in re.findall(r"(?:environ\S*|envvar=)[(\[]?[\"'](PSMQ_\w+)", text)}
+    read = {name for text in sources for name in re.findall(r"(?:environ\S*|envvar=|is_on)[(\[]?[\"'](PSMQ_\w+)", text)}
     options = {option.name: option for option in worker.params if getattr(option, "show_envvar", False)}
     read |= {option.envvar or f"PSMQ_WORKER_{name.upper()}" for name, option in options.items()}
     assert set(table) == read
