@@ -21,6 +21,7 @@ from psmq_tasks.errors import DuplicateTask, UnknownTask, UnsignedPayload
 from psmq_tasks.events import Events
 from psmq_tasks.options import TaskOptions
 from psmq_tasks.payload import SealedCall, load_call, open_result
+from psmq_tasks.results import Hint
 from psmq_tasks.retry import lift
 from psmq_tasks.sending import announced, prepared, sends
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 __all__ = ["TaskApp", "app_named", "default_app"]
+
+#: behind the last event of any log: it is not read
+_NO_LOG: Final = 2**53
 
 
 class TaskDecorator(Protocol):
@@ -269,19 +273,26 @@ class TaskApp(ServerAccess):
         queue = await self.aqueue(queue_name)
         return self._open_result(queue_name, message_id, await queue.result(message_id, wait=wait))
 
-    def waiting_hint(self, queue_name: str, task: str) -> str:
-        """Why there may be no result: ``nothing serves queue 'mail': psmq-worker mail.py``, or ""."""
-        try:
-            return _hint(queue_name, task, self.queue(queue_name).info().consumers)
-        except PsmqError:
-            return ""
+    def why_waiting(self, queue_name: str, message_id: str, task: str) -> Hint:
+        """Why there is no result yet: ``nothing serves queue 'mail': psmq-worker mail.py``."""
+        from psmq_tasks.waiting import explain
 
-    async def awaiting_hint(self, queue_name: str, task: str) -> str:
-        """The same, awaited."""
         try:
-            return _hint(queue_name, task, (await (await self.aqueue(queue_name)).info()).consumers)
+            queue = self.queue(queue_name)
+            return explain(queue.trace(message_id, after=_NO_LOG), queue.info(), naming.worker_target(task))
         except PsmqError:
-            return ""
+            return Hint()
+
+    async def awhy_waiting(self, queue_name: str, message_id: str, task: str) -> Hint:
+        """The same, awaited."""
+        from psmq_tasks.waiting import explain
+
+        try:
+            queue = await self.aqueue(queue_name)
+            trace, info = await queue.trace(message_id, after=_NO_LOG), await queue.info()
+            return explain(trace, info, naming.worker_target(task))
+        except PsmqError:
+            return Hint()
 
     def _open_result(self, queue_name: str, message_id: str, data: bytes | None) -> Outcome | None:
         if data is None:
@@ -312,9 +323,3 @@ _orphans: Final[dict[str, TaskApp]] = {}
 
 #: the app behind ``from psmq_tasks import task``
 default_app: Final = TaskApp()
-
-
-def _hint(queue_name: str, task: str, consumers: int) -> str:
-    if consumers:
-        return ""
-    return f"nothing serves queue {queue_name!r}: psmq-worker {naming.worker_target(task)}"

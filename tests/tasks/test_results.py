@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
 import threading
+import time
 from datetime import timedelta
 
 import pytest
 from tasks.conftest import work
+from tenacity import stop_after_attempt, wait_fixed
 
-from psmq import Bury
+from psmq import Bury, Release
+from psmq_tasks.attempt import settle
 from psmq_tasks.errors import (
     ResultNotKept,
     ResultTimeout,
@@ -19,8 +23,8 @@ from psmq_tasks.errors import (
     TimeLimitExceeded,
     WorkerLost,
 )
-from psmq_tasks.outcome import Lost, Returned, TimedOut
-from psmq_tasks.results import LONGEST_WAIT, TaskHandle
+from psmq_tasks.outcome import Lost, Raised, Returned, TimedOut
+from psmq_tasks.results import FIRST_WAIT, LONGEST_WAIT, Hint, TaskHandle
 
 
 def add(a: int, b: int) -> int:
@@ -44,11 +48,11 @@ class Source:
     async def aoutcome(self, queue_name, message_id, wait):
         return self.outcome(queue_name, message_id, wait)
 
-    def waiting_hint(self, queue_name, task):
-        return f"nothing serves queue {queue_name!r}"
+    def why_waiting(self, queue_name, message_id, task):
+        return Hint(f"nothing serves queue {queue_name!r}", stuck=True)
 
-    async def awaiting_hint(self, queue_name, task):
-        return self.waiting_hint(queue_name, task)
+    async def awhy_waiting(self, queue_name, message_id, task):
+        return self.why_waiting(queue_name, message_id, task)
 
 
 def handle_of(source, **options):
@@ -112,7 +116,55 @@ def test_a_timeout_says_that_nothing_serves_the_queue(app):
     app.queue(app.name).get()
     with pytest.raises(ResultTimeout) as caught:
         handle.result(timeout=0)
-    assert caught.value.hint == ""
+    assert caught.value.hint == "a worker has it: attempt 1"
+
+
+def hint_of(handle):
+    with pytest.raises(ResultTimeout) as caught:
+        handle.result(timeout=0)
+    return caught.value.hint
+
+
+def test_a_timeout_says_how_the_call_is_doing(app):
+    """Whatever it waits for: a place in line, its next attempt, somebody who has its code."""
+    task = app.task(stop=stop_after_attempt(3), wait=wait_fixed(600))(fail)
+    handle = task.delay()
+    queue = app.queue(app.name)
+    queue.pause()
+    assert hint_of(handle) == f"queue {app.name!r} is paused: psmq resume {app.name}"
+    queue.resume()
+    queue.get().release(count=False)
+    assert hint_of(handle) == f"it waits in line: queue {app.name!r} has 1 ready"
+    held = queue.get()
+    queue.exchange([(held, settle(app, task, held.record, Raised(ValueError("bad input")), time.time()))])
+    assert hint_of(handle) == "failed once, last: ValueError: bad input; again in 600 s"
+    queue.hasten([handle.id])
+    held = queue.get()
+    assert hint_of(handle) == "failed once, last: ValueError: bad input; a worker has it: attempt 2"
+    queue.exchange([(held, Release(30, count=False, unknown=True, reason="nobody knows it"))])
+    assert re.fullmatch(
+        r"no worker that got it has that task: psmq-worker \S+ \(next try in (30|29\.\d) s\)", hint_of(handle)
+    )
+    queue.purge(states=["delayed"])
+    assert "is not in queue" in hint_of(handle)
+    later = task.using(delay=90).delay()
+    assert re.fullmatch(r"it is due in (90|89\.\d) s", hint_of(later))
+
+
+def test_who_waits_for_what_never_comes_is_told_in_the_log(caplog):
+    """Once, after some seconds; who waits for what comes is not."""
+    source = Source(Returned(1), at=3)
+    assert handle_of(source).result() == 1
+    (told,) = caplog.messages
+    assert told == "m:f 0123456789a0123456789a has no result yet: nothing serves queue 'mail'"
+    caplog.clear()
+    handle_of(Source(Returned(1))).result()
+    source = Source(Returned(1), at=2)
+    source.why_waiting = lambda *_: Hint("a worker has it: attempt 1")
+    handle_of(source).result()
+    with pytest.raises(ResultTimeout):
+        handle_of(Source()).result(timeout=5)
+    assert not caplog.messages
 
 
 def test_what_the_server_buries_is_told(app):
@@ -128,15 +180,15 @@ def test_a_long_wait_is_asked_for_in_portions():
     """No request waits longer than a minute; without a timeout there is always another."""
     source = Source(Returned(1), at=4)
     assert handle_of(source).result() == 1
-    assert source.waits == [LONGEST_WAIT] * 4
+    assert source.waits == [FIRST_WAIT, *[LONGEST_WAIT] * 3]
     source = Source()
     with pytest.raises(ResultTimeout, match="after 150 s; nothing serves queue 'mail'"):
         handle_of(source).result(timeout=timedelta(seconds=150))
-    assert source.waits == [60, 60, 30]
+    assert source.waits == [5, 60, 60, 25]
     source = Source()
     with pytest.raises(ResultTimeout):
         asyncio.run(handle_of(source).aresult(timeout=90))
-    assert source.waits == [60, 30]
+    assert source.waits == [5, 60, 25]
 
 
 def test_a_timeout_of_nothing_looks_once():
