@@ -217,8 +217,8 @@ class ReceiptExpired(PsmqError):
     def __str__(self) -> str:
         return (
             f"the receipt for message {self.message_id} of queue {self.queue_name!r} has expired: "
-            "the message was delivered again or settled meanwhile, and nothing was changed; "
-            "who works for longer than the visibility_timeout extends it in time"
+            "the message was delivered again or settled meanwhile (who needs longer extends it in time), "
+            "and nothing was changed"
         )
 
 
