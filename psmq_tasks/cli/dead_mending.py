@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -102,6 +102,25 @@ def _check(ids: tuple[str, ...], wanted: Filter, *, all_: bool, limit: int | Non
         )
 
 
+#: what --unfinished goes with: where, and how it is told
+_BESIDE_UNFINISHED: Final = {"unfinished", "queue", "yes", "as_json", "url", "db_dir", "namespace"}
+
+
+def _check_alone(context: click.Context) -> None:
+    """Nothing beside --unfinished that it would not heed: whoever typed it means something by it.
+
+    A dry run, too: what becomes of a letter on its way is decided by asking for it, and not before.
+    """
+    given = [
+        param.opts[0] if isinstance(param, click.Option) else "IDs"
+        for param in context.command.params
+        if param.name not in _BESIDE_UNFINISHED and context.params.get(param.name or "") not in (None, False, ())
+    ]
+    if given:
+        hint = "; psmq doctor shows what is on its way" if "--dry-run" in given else ""
+        raise click.UsageError(f"--unfinished goes with --queue only, not with {', '.join(given)}{hint}", context)
+
+
 def _report(choice: _Choice, done: str, mended: Mended | None, *, as_json: bool, to: str | None = None) -> None:
     """``mended`` None: it was a dry run."""
     gone = list(mended.gone) if mended else []
@@ -167,8 +186,8 @@ def redrive(
     """
     if not unfinished:
         _check(ids, wanted, all_=all_, limit=limit, verb="redrive")
-    elif ids or all_ or not wanted.is_empty:
-        raise click.UsageError("--unfinished goes with --queue only", click.get_current_context())
+    else:
+        _check_alone(click.get_current_context())
     with place.inspector() as inspector:
         if to is not None:
             inspector.manager.queue_info(to)  # it must be there

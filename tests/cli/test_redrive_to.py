@@ -176,6 +176,28 @@ def test_nothing_was_broken_off(queue, run, read):
     run("dead", "redrive", "--unfinished", "-q", "no", code=4)
 
 
+def test_unfinished_takes_no_other_choice(app, slow, run, server_url, namespace, manager):
+    """What it would not heed is refused and named, above all a dry run; nothing moves."""
+    message_id = fail(app, "tea")
+    done = subprocess.run(
+        [PSMQ, "dead", "redrive", message_id, "--to", "slow", "-u", server_url, "--namespace", namespace],
+        env={**os.environ, "PSMQ_KILL_AT": "transfer.left:1"}, stdin=subprocess.DEVNULL, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    for words, named in (
+        (["--dry-run"], "--dry-run; psmq doctor shows what is on its way"),
+        (["--to", "slow", "--limit", 1, "--rate", 2, "--keep-attempts"], "--to, --keep-attempts, --rate, --limit"),
+        ([message_id, "--all", "--error", ""], "IDs, --all, --error"),
+    ):
+        (line,) = run("dead", "redrive", "--unfinished", *words, code=2).stderr.splitlines()
+        assert line == f"Error: --unfinished goes with --queue only, not with {named} (psmq dead redrive --help)"
+    run("dead", "redrive", "--unfinished", code=2, env={"PSMQ_DEAD_REDRIVE_DRY_RUN": "1"})
+    assert slow.info().ready == 0
+    words = ("-q", "slow", "-y", "--json")
+    assert message_id in run("dead", "redrive", "--unfinished", *words).stdout
+    assert slow.info().ready == 1
+
+
 def test_programs_do_the_same(app, slow, manager, namespace):
     """Inspector.redrive with ``to`` and the ``Calls`` that sign."""
     message_id = fail(app, "tea")
