@@ -203,12 +203,14 @@ def redrive(
         mended: Mended | None = None
         if not dry_run:
             calls = None if to is None else _calls(place)
-            if choice.chosen is not None:
-                mended = inspector.redrive(choice.chosen, to=to, calls=calls, keep_attempts=keep_attempts)
-            else:
-                if not yes and choice.count:
-                    confirm(f"Redrive {choice}{'' if to is None else f' to queue {to!r}'}?", yes=yes)
-                with progress("redriving", choice.estimate) as on_batch:
+            if choice.chosen is None and not yes and choice.count:
+                confirm(f"Redrive {choice}{'' if to is None else f' to queue {to!r}'}?", yes=yes)
+            with progress("redriving", choice.estimate) as on_batch:
+                if choice.chosen is not None:
+                    mended = inspector.redrive(
+                        choice.chosen, to=to, calls=calls, keep_attempts=keep_attempts, rate=rate, on_batch=on_batch
+                    )
+                else:
                     mended = inspector.redrive_all(
                         wanted,
                         to=to,

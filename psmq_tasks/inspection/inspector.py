@@ -149,13 +149,16 @@ class Inspector:
         to: str | None = None,
         calls: Calls | None = None,
         keep_attempts: bool = False,
+        rate: float | None = None,
+        on_batch: Callable[[int], None] | None = None,
     ) -> Mended:
         """Make these (queue, id)s ready again, with their history; ``keep_attempts``: for one more attempt only.
 
         ``to``: in that queue, signed anew by ``calls``; what was signed with another key stays. What an earlier redrive
-        to there had begun is completed first.
+        to there had begun is completed first. ``rate``: at most so many in a second; ``on_batch`` is told how many, as
+        it goes.
         """
-        return self._drive(mending.mend_ids(redriving(to, calls, keep_attempts=keep_attempts), chosen))
+        return self._drive(mending.mend_ids(redriving(to, calls, keep_attempts=keep_attempts), chosen, on_batch, rate))
 
     def redrive_all(
         self,

@@ -126,35 +126,6 @@ def redriving(to: str | None, calls: Calls | None, *, keep_attempts: bool) -> Ba
     return Transferring(to, keep_attempts, lambda letter: vouching.moved(letter, to))
 
 
-def mend_ids(batch: Batch | Transferring, chosen: Sequence[tuple[str, str]]) -> Steps[Mended]:
-    """Do it with these (queue, id)s."""
-    total, touched = 0, {}
-    missing: list[str] = []
-    stayed: dict[str, str] = {}
-    for name in dict.fromkeys(name for name, _ in chosen):
-        finished = yield from batch.begin(name)
-        ids = [message_id for queue, message_id in chosen if queue == name]
-        done = yield from batch.run(name, [one for one in ids if one not in finished])
-        count = done.number + len([one for one in ids if one in finished])
-        total += count
-        missing += done.gone
-        stayed |= done.stayed
-        if count:
-            touched[batch.where(name)] = True
-    return Mended(total, tuple(missing), tuple(touched), stayed)
-
-
-def finish_transfers(queue: str | None) -> Steps[list[tuple[str, str]]]:
-    """Complete what was broken off between queues. → (one of both queues, id) of what is where it should be now"""
-    found = []
-    for name in (yield from names(queue)):
-        try:
-            found += [(name, one) for one in (yield ask(name, "finish_transfers"))]
-        except QueueNotFound:
-            continue  # deleted since it was listed
-    return found
-
-
 class Pace:
     """At most so many in a second, evenly; None: as fast as it goes."""
 
@@ -175,6 +146,47 @@ class Pace:
             ahead = self._done / self._rate - (time.monotonic() - self._began)
             if ahead > 0:
                 yield Rest(ahead)
+
+
+def mend_ids(
+    batch: Batch | Transferring,
+    chosen: Sequence[tuple[str, str]],
+    on_batch: Callable[[int], None] | None = None,
+    rate: float | None = None,
+) -> Steps[Mended]:
+    """Do it with these (queue, id)s; ``on_batch`` is told how many were done."""
+    total, touched = 0, {}
+    missing: list[str] = []
+    stayed: dict[str, str] = {}
+    pace = Pace(rate)
+    for name in dict.fromkeys(name for name, _ in chosen):
+        finished = yield from batch.begin(name)
+        ids = dict.fromkeys(message_id for queue, message_id in chosen if queue == name)
+        left = [one for one in ids if one not in finished]
+        count = len(ids) - len(left)
+        for start in range(0, len(left), pace.slice):
+            done = yield from batch.run(name, left[start : start + pace.slice])
+            count += done.number
+            missing += done.gone
+            stayed |= done.stayed
+            if on_batch is not None and done.number:
+                on_batch(done.number)
+            yield from pace.rest(done.number)
+        total += count
+        if count:
+            touched[batch.where(name)] = True
+    return Mended(total, tuple(missing), tuple(touched), stayed)
+
+
+def finish_transfers(queue: str | None) -> Steps[list[tuple[str, str]]]:
+    """Complete what was broken off between queues. → (one of both queues, id) of what is where it should be now"""
+    found = []
+    for name in (yield from names(queue)):
+        try:
+            found += [(name, one) for one in (yield ask(name, "finish_transfers"))]
+        except QueueNotFound:
+            continue  # deleted since it was listed
+    return found
 
 
 def mend_fitting(

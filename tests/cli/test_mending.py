@@ -294,3 +294,15 @@ def test_a_redrive_keeps_its_rate(queue, run):
     assert time.monotonic() - began >= 0.19
     for bad in ("0", "-1", "fast"):
         assert "--rate" in run("dead", "redrive", "--all", "--rate", bad, code=2).stderr
+
+
+def test_ids_go_at_that_rate_too(manager, queue, run):
+    """Of whichever queues, and into another one."""
+    ids = [*kill(queue, 5), *kill(manager.get_queue("other"), 5)]
+    for words in ((), ("--to", "q")):
+        began = time.monotonic()
+        assert "10 dead letters redriven" in run("dead", "redrive", *ids, "--rate", 50, *words).stdout
+        assert time.monotonic() - began >= 0.19
+        for name in ("q", "other"):
+            for message in manager.get_queue(name).get_many(10):
+                message.bury("again")
