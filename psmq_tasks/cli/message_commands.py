@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -23,9 +24,7 @@ from psmq_tasks.cli.running import FAILED, ExitWith
 from psmq_tasks.cli.showing import print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from psmq import NewMessage
+    from collections.abc import Iterable
 
 __all__ = ["get", "purge", "push"]
 
@@ -69,13 +68,20 @@ def push(
     )
     if data is None and sys.stdin.isatty():
         raise click.UsageError("give DATA, or lines on stdin", click.get_current_context())
+    bodies: Iterable[bytes]
+    if data is not None:
+        bodies = [data.encode("utf-8", "surrogateescape")]
+    else:
+        bodies = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
+    if deduplication_id is not None:
+        bodies = list(islice(bodies, 2))
+        if len(bodies) > 1:
+            raise click.UsageError(
+                "--deduplication-id is that of one message: of several lines on stdin only the first would be stored",
+                click.get_current_context(),
+            )
     with place.manager() as manager:
-        messages: Iterator[NewMessage]
-        if data is not None:
-            messages = iter([like._replace(data=data.encode("utf-8", "surrogateescape"))])
-        else:
-            messages = (like._replace(data=line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
-        ids = manager.get_queue(queue).push_many(messages)
+        ids = manager.get_queue(queue).push_many(like._replace(data=body) for body in bodies)
     if as_json:
         print_json({"ids": ids})
         return

@@ -30,6 +30,18 @@ def test_a_bad_push_stores_nothing(manager, run):
     assert manager.list_queues() == []
 
 
+def test_a_deduplication_id_is_that_of_one_message(manager, run):
+    """DATA, or one line; of several all but the first would be lost without a word."""
+    result = run("push", "q", "--deduplication-id", "x", code=2, input="one\ntwo\nthree\n")
+    assert len(result.stderr.splitlines()) == 1
+    assert "--deduplication-id" in result.stderr
+    assert manager.list_queues() == []
+    first = run("push", "q", "--deduplication-id", "x", input="one\n").stdout
+    assert run("push", "q", "two\r\n", "--deduplication-id", "x").stdout == first
+    run("push", "q", "two\r\n", "--deduplication-id", "y")
+    assert [one.data for one in manager.find_queue("q").messages("ready")] == [b"one", b"two\r\n"]
+
+
 def test_a_message_is_got_printed_and_deleted(manager, run, read):
     """--release hands it back, uncounted; an empty queue is exit 1, an unknown one 4."""
     queue = manager.get_queue("q")
