@@ -180,9 +180,10 @@ def redrive(
 ) -> None:
     """Send dead letters back to work (requeue, retry, replay).
 
-    They are ready again in their queue, with the same id and their history; attempts count anew. It may be broken off
-    at any moment: each letter is then either dead or ready, and the same command goes on with the rest. On its way to
-    another queue (--to) a letter may be in neither; the same command, or --unfinished, completes that.
+    Asks first where --all or filters choose. They are ready again in their queue, with the same id and their history;
+    attempts count anew. It may be broken off at any moment: each letter is then either dead or ready, and the same
+    command goes on with the rest. On its way to another queue (--to) a letter may be in neither; the same command, or
+    --unfinished, completes that.
     """
     if not unfinished:
         _check(ids, wanted, all_=all_, limit=limit, verb="redrive")
@@ -204,7 +205,7 @@ def redrive(
         if not dry_run:
             calls = None if to is None else _calls(place)
             if choice.chosen is None and not yes and choice.count:
-                confirm(f"Redrive {choice}{'' if to is None else f' to queue {to!r}'}?", yes=yes)
+                confirm(f"Redrive {choice}{'' if to is None else f' to queue {to!r}'}?")
             with progress("redriving", choice.estimate) as on_batch:
                 if choice.chosen is not None:
                     mended = inspector.redrive(
@@ -261,7 +262,7 @@ def purge(
         mended: Mended | None = None
         if not dry_run:
             if not yes and choice.count:
-                confirm(f"Delete {choice} for good?", yes=yes)
+                confirm(f"Delete {choice} for good?")
             if choice.chosen is not None:
                 mended = inspector.purge(choice.chosen)
             else:

@@ -155,8 +155,8 @@ def purge(place: Place, *, queue: str, states: tuple[str, ...], yes: bool, dry_r
         count = sum(getattr(info, state) for state in set(states))
         word = "message" if count == 1 else "messages"
         words = f"{count} {' and '.join(dict.fromkeys(states))} {word} of queue {queue!r}"
-        if not dry_run and count:
-            confirm(f"Delete {words} for good?", yes=yes)
+        if not dry_run and not yes and count:
+            confirm(f"Delete {words} for good?")
         purged = 0 if dry_run else found.purge(states=tuple(dict.fromkeys(states)))  # type: ignore[arg-type]  # click checked them
     if as_json:
         print_json({"purged": purged, "found": count, "dry_run": dry_run})

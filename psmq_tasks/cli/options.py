@@ -149,10 +149,8 @@ dry_run_option: Final = click.option("--dry-run", is_flag=True, help="Only say h
 queue_option: Final = click.option("-q", "--queue", metavar="NAME", help="Only this queue.", shell_complete=queue_names)
 
 
-def confirm(question: str, *, yes: bool) -> None:
-    """Ask before what cannot be undone; where nobody can be asked, nothing is done."""
-    if yes:
-        return
+def confirm(question: str) -> None:
+    """Ask before what cannot be undone, if -y did not answer; where nobody can be asked, nothing is done."""
     if not sys.stdin.isatty():
         raise Problem(f"{question} Nothing was done: there is no terminal to ask on, and no -y", USAGE)
     if not click.confirm(question, err=True):

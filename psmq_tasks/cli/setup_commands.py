@@ -74,7 +74,8 @@ def delete_queue(place: Place, *, queue: str, yes: bool, as_json: bool) -> None:
     with place.manager() as manager:
         info = manager.queue_info(queue)
         held = info.ready + info.delayed + info.leased
-        confirm(f"Delete queue {queue!r} with {held} messages and {info.dead} dead letters for good?", yes=yes)
+        if not yes:
+            confirm(f"Delete queue {queue!r} with {held} messages and {info.dead} dead letters for good?")
         manager.delete_queue(queue)
     if as_json:
         print_json({"deleted": queue, "messages": held, "dead": info.dead})

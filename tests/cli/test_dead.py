@@ -132,6 +132,13 @@ def test_without_a_terminal_and_without_y_nothing_is_done(queue, run, words):
     assert queue.info().dead == 1
 
 
+def test_a_redrive_of_ids_does_not_ask(queue, run):
+    """And its help says so; what ids name is few, and a redrive loses nothing."""
+    (message_id,) = kill(queue)
+    assert run("dead", "redrive", message_id).stdout == "1 dead letter redriven.\n"
+    assert "Asks first where --all or filters choose." in run("dead", "redrive", "--help").stdout
+
+
 def test_purged_letters_are_gone(queue, run):
     """By id or filter."""
     one = kill(queue)[0]
