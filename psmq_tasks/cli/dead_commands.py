@@ -74,7 +74,7 @@ def filters(command: F) -> F:
     "--group-by", type=click.Choice(["error", "task", "queue", "reason"]),
     help="Count them by what they have in common, the most first.",
 )  # fmt: skip
-@click.option("--limit", type=Number(0, 10**9), default=50, show_default=True, help="The newest so many; 0: all.")
+@click.option("-n", "--limit", type=Number(0, 10**9), default=50, show_default=True, help="The newest so many; 0: all.")
 @click.option("--skip", type=Number(0, 10**6), default=0, metavar="NUMBER", help="Leave out the newest so many.")
 @json_option
 @place_options

@@ -28,7 +28,7 @@ def retries() -> None:
 
 @retries.command("list")
 @queue_option
-@click.option("--limit", type=Number(0, 10**9), default=50, show_default=True, help="At most so many; 0: all.")
+@click.option("-n", "--limit", type=Number(0, 10**9), default=50, show_default=True, help="At most so many; 0: all.")
 @json_option
 @place_options
 def list_retries(place: Place, *, queue: str | None, limit: int, as_json: bool) -> None:

@@ -32,6 +32,7 @@ def test_a_listing_says_when_there_is_more(queue, run, read):
     kill(queue, 120)
     result = run("dead", "--limit", 2)
     assert len(result.stdout.splitlines()) == 3
+    assert run("dead", "-n", 2).stderr == run("dead", "list", "-n", 2).stderr == result.stderr
     assert result.stderr == "The newest 2 of 120 are shown; --limit 0 shows all; --skip 2 shows older ones.\n"
     assert run("dead", "--limit", 2, "--skip", 119).stderr == "1 of 120 are shown; --limit 0 shows all.\n"
     assert len(run("dead", "--limit", 0, "-q", "q").stdout.splitlines()) == 121

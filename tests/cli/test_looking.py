@@ -97,7 +97,8 @@ def test_retries_name_the_queue_where_there_are_several(manager, run):
     for name in ("a", "b"):
         retry_later(manager.get_queue(name))
     assert "QUEUE" in run("retries").stdout
-    assert run("retries", "--limit", 1).stderr == "1 of 2 are shown; --limit 0 shows all.\n"
+    for limit in ("--limit", "-n"):
+        assert run("retries", limit, 1).stderr == "1 of 2 are shown; --limit 0 shows all.\n"
 
 
 def test_a_paused_queue_delivers_nothing_until_it_is_resumed(manager, run, read):
