@@ -11,7 +11,7 @@ import click
 from psmq_tasks.cli.completing import dead_ids, task_names
 from psmq_tasks.cli.dead_letter import body_as, show_letter
 from psmq_tasks.cli.options import Moment, Number, Place, json_option, place_options, queue_option
-from psmq_tasks.cli.running import ListingGroup
+from psmq_tasks.cli.running import ListingGroup, Problem
 from psmq_tasks.cli.showing import Column, age, draw, looking, print_json, tail
 
 if TYPE_CHECKING:
@@ -179,22 +179,43 @@ def _draw(found: Iterable[DeadTask], *, one_queue: bool) -> int:
 @click.option(
     "--decode", is_flag=True, help="Unpickle the arguments, if your key signed them: that may run their code."
 )
+@click.option("--original", is_flag=True, help="With --body or --decode: what it was before psmq dead edit.")
 @json_option
 @place_options
 def show(
-    place: Place, *, message_id: str, queue: str | None, body: BodyForm | None, decode: bool, as_json: bool
+    place: Place,
+    *,
+    message_id: str,
+    queue: str | None,
+    body: BodyForm | None,
+    decode: bool,
+    original: bool,
+    as_json: bool,
 ) -> None:
     """Show one dead letter in full.
 
     What was called, each attempt, the last traceback. ID may be the end of the id.
     """
+    from psmq_tasks.inspection import unedited
+    from psmq_tasks.inspection.records import data_as_dict
+
+    if original and body is None and not decode:
+        raise click.UsageError("--original goes with --body or --decode", click.get_current_context())
     with place.inspector() as inspector:
         found = inspector.find(message_id, queue)
+        before = unedited(found)
+        if original:
+            if before is None:
+                raise Problem("it was not edited, or its original was not kept")
+            found = before
         if body is not None:
             click.echo(body_as(found, body))
             return
         call = place.calls().open(found) if decode else None
     if as_json:
-        print_json(found.as_dict() | ({"decoded": call.as_dict()} if call else {}))
+        kept = {"original": data_as_dict(before.data or b"") if before is not None else None}
+        print_json(found.as_dict() | kept | ({"decoded": call.as_dict()} if call else {}))
     else:
-        show_letter(found, call)
+        show_letter(found, call, original=original)
+        if before is not None and not original:
+            click.echo(f"psmq dead show {tail(found.id)} --original --decode shows what it was before.", err=True)

@@ -47,13 +47,13 @@ def body_as(found: DeadTask, form: BodyForm) -> str:
     raise Problem(f"its data is {len(data)} bytes that are no {'JSON' if form == 'json' else 'text'}: {hint}")
 
 
-def show_letter(found: DeadTask, call: OpenedCall | None = None) -> None:
-    """The whole story. ``call``: unpickled, because that was asked for."""
+def show_letter(found: DeadTask, call: OpenedCall | None = None, *, original: bool = False) -> None:
+    """The whole story. ``call``: unpickled, because that was asked for; ``original``: from before it was edited."""
     told = [
         ("id", found.id),
         ("task", found.task or "none: it is no call of a task"),
         ("arguments", found.args or ("none, or not shown" if found.task else "")),
-        *_decoded(call),
+        *_decoded(call, "original" if original else "decoded"),
         ("queue", found.queue),
         ("sent", f"{moment(found.sent)}, {age(found.sent)} ago" + (f", by {found.sender}" if found.sender else "")),
         ("died", f"{moment(found.buried)}, {age(found.buried)} ago"),
@@ -75,12 +75,12 @@ def show_letter(found: DeadTask, call: OpenedCall | None = None) -> None:
     click.echo(f"\npsmq dead redrive {short} runs it again, psmq dead purge {short} deletes it.", err=True)
 
 
-def _decoded(call: OpenedCall | None) -> list[tuple[str, str]]:
+def _decoded(call: OpenedCall | None, title: str) -> list[tuple[str, str]]:
     if call is None:
         return []
     shown = call.as_dict()
     numbered = [(f"  [{at}]", text) for at, text in enumerate(shown["args"])]
-    return [("decoded", "signed" if call.sealed.signed else "unsigned"), *numbered] + [
+    return [(title, "signed" if call.sealed.signed else "unsigned"), *numbered] + [
         (f"  {name}", text) for name, text in shown["kwargs"].items()
     ]
 

@@ -5,7 +5,7 @@ display only.
 """
 
 from psmq_tasks.inspection.async_inspector import AsyncInspector
-from psmq_tasks.inspection.calls import Calls, Change, OpenedCall
+from psmq_tasks.inspection.calls import Calls, Change, OpenedCall, unedited
 from psmq_tasks.inspection.exchange import letters_of
 from psmq_tasks.inspection.inspector import Inspector
 from psmq_tasks.inspection.records import (
@@ -37,4 +37,5 @@ __all__ = [
     "WaitingRetry",
     "Worker",
     "letters_of",
+    "unedited",
 ]

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from psmq_tasks.envelope import Keyring
     from psmq_tasks.inspection.records import DeadTask
 
-__all__ = ["Calls", "Change", "OpenedCall"]
+__all__ = ["Calls", "Change", "OpenedCall", "unedited"]
 
 #: bytes of an original, packed: with it a history has room for the attempts that follow
 _LARGEST_ORIGINAL: Final = 40_000
@@ -153,8 +153,17 @@ class Calls:
 
 
 def original_of(failure: Failure) -> bytes:
-    """The data that an edit replaced; b"" when it was not kept."""
-    return zlib.decompress(base64.b64decode(failure.original)) if failure.original else b""
+    """The data that an edit replaced; b"" when it was not kept, or a stranger wrote what cannot be read."""
+    try:
+        return zlib.decompress(base64.b64decode(failure.original)) if failure.original else b""
+    except (ValueError, zlib.error):
+        return b""
+
+
+def unedited(letter: DeadTask) -> DeadTask | None:
+    """The letter with the data that the first edit replaced, of those that kept it; None: there is none."""
+    data = next(filter(None, map(original_of, letter.failures)), None)
+    return None if data is None else replace(letter, data=data, size=len(data))
 
 
 def _note(letter: DeadTask, what: str, by: str | None, original: bytes) -> bytes:

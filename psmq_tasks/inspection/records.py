@@ -78,10 +78,7 @@ class QueuedMessage(_Seen):
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``: ``data`` is its text, or null and ``data_base64`` where it is none."""
         values = super(QueuedMessage, self).as_dict()
-        text = text_of(self.data)
-        values["data"] = text
-        values["data_base64"] = None if text is not None else base64.b64encode(self.data).decode()
-        return values
+        return values | data_as_dict(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +308,12 @@ def text_of(data: bytes) -> str | None:
     """Data as text, if it is text."""
     text = _or(data.decode, None)
     return text if text is not None and all(c.isprintable() or c in "\n\r\t" for c in text) else None
+
+
+def data_as_dict(data: bytes) -> dict[str, str | None]:
+    """For ``--json``: ``data`` is its text, or null and ``data_base64`` where it is none."""
+    text = text_of(data)
+    return {"data": text, "data_base64": None if text is not None else base64.b64encode(data).decode()}
 
 
 def plain(value: Any) -> Any:

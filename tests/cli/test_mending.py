@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 
 import pytest
-from mishaps import kill, retry_later
+from mishaps import failure, kill, retry_later
 
+from psmq import Bury
 from psmq_tasks import TaskApp
 from psmq_tasks.history import Failure
 from psmq_tasks.inspection import Calls, Inspector
@@ -172,6 +174,41 @@ def test_an_argument_is_changed_and_the_call_runs(app, manager, run):
     (row,) = [line for line in run("dead", "show", message_id).stdout.splitlines() if "edited" in line]
     assert row.split()[2] == "-"  # a change by hand took no time
     assert "original" not in run("dead", "show", message_id).stdout
+
+
+def test_the_original_of_an_edited_letter_can_be_seen(app, manager, run, read):
+    """That of the first edit: opened, as bytes, and in --json; what was never edited has none."""
+    message_id = fail(app, "shop:tell", "tee")
+    assert read("dead", "show", message_id)["original"] is None
+    assert "was not edited" in run("dead", "show", message_id, "--original", "--decode", code=1).stderr
+    before = run("dead", "show", message_id, "--body", "hex").stdout
+    data = Inspector(manager).find(message_id).data
+    for now in ('"tea"', '"coffee"'):
+        run("dead", "edit", message_id, "--set", f"0={now}")
+    assert run("dead", "show", message_id, "--original", "--body", "hex").stdout == before
+    assert run("dead", "show", message_id, "--body", "hex").stdout != before
+    found = read("dead", "show", message_id, "--original", "--decode")
+    assert found["original"] == {"data": None, "data_base64": base64.b64encode(data).decode()}
+    assert found["decoded"]["args"] == ["'tee'"]
+    shown = run("dead", "show", message_id, "--original", "--decode").stdout.splitlines()
+    assert [line.split() for line in shown[2:5]] == [
+        ["arguments", "'coffee'"],
+        ["original", "signed"],
+        ["[0]", "'tee'"],
+    ]
+    assert "--original --decode shows what it was before" in run("dead", "show", message_id).stderr
+    assert "--body or --decode" in run("dead", "show", message_id, "--original", code=2).stderr
+
+
+@pytest.mark.parametrize("original", ["x", "é", "AAAA"])
+def test_an_original_that_a_stranger_wrote_is_none(manager, run, read, original):
+    """The letter is shown as ever."""
+    queue = manager.get_queue("q")
+    queue.push(b"x")
+    queue.exchange([(queue.get(), Bury("why", failure=failure(original=original)))])
+    (letter,) = queue.dead_letters()
+    assert read("dead", "show", letter.message.message_id)["original"] is None
+    run("dead", "show", letter.message.message_id, "--original", "--body", "hex", code=1)
 
 
 def test_edited_and_redriven_is_one_step(app, manager, run, read):
