@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from psmq import __version__
-from psmq_tasks.cli.showing import printable
+from psmq_tasks.cli.showing import counted, printable
 
 if TYPE_CHECKING:
     from psmq_tasks.process import Plan, Report
@@ -29,7 +29,7 @@ def show_banner(report: Report, plan: Plan) -> None:
         ("server", f"embedded, data in {folder}" if folder else report.url),
         ("queues", ", ".join(report.queues)),
         ("tasks", _tasks(report.tasks)),
-        ("runs", f"{_count(plan.processes, 'process', 'es')} x {_count(plan.threads, 'thread')}"),
+        ("runs", f"{counted(plan.processes, 'process', 'processes')} x {counted(plan.threads, 'thread')}"),
         ("stop", stops),
     ]
     lines = [f"psmq-worker {__version__}, Python {platform.python_version()}, process {os.getpid()}"]
@@ -46,7 +46,3 @@ def _tasks(names: list[str]) -> str:
         return "none of its own: runs calls that carry their code (name an APP to serve its tasks)"
     left = len(names) - _MOST_TASKS
     return ", ".join(names[:_MOST_TASKS]) + (f" and {left} more" if left > 0 else "")
-
-
-def _count(number: int, word: str, plural: str = "s") -> str:
-    return f"{number} {word}{'' if number == 1 else plural}"

@@ -12,7 +12,7 @@ import click
 from psmq_tasks.cli.completing import dead_ids
 from psmq_tasks.cli.dead_commands import dead, filters
 from psmq_tasks.cli.options import Place, json_option, place_options, queue_option
-from psmq_tasks.cli.showing import print_json, printable, progress, tail
+from psmq_tasks.cli.showing import counted, print_json, printable, progress, tail
 
 if TYPE_CHECKING:
     from psmq_tasks.inspection import Filter
@@ -112,7 +112,7 @@ def export(place: Place, *, ids: tuple[str, ...], wanted: Filter, output: IO[str
         for line in lines:
             output.write(f"{line}\n")
             count += 1
-    click.echo("1 dead letter exported." if count == 1 else f"{count} dead letters exported.", err=True)
+    click.echo(f"{counted(count, 'dead letter')} exported.", err=True)
 
 
 @dead.command("import")
@@ -149,6 +149,6 @@ def import_(place: Place, *, file: IO[str], as_json: bool) -> None:
     if as_json:
         print_json({"imported": stored, "found": total})
         return
-    click.echo("1 dead letter imported." if stored == 1 else f"{stored} dead letters imported.")
+    click.echo(f"{counted(stored, 'dead letter')} imported.")
     if stored < total:
-        click.echo(f"{total - stored} were there already.", err=True)
+        click.echo(f"{counted(total - stored, 'was', 'were')} there already.", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from psmq_tasks.cli.running import Problem
-from psmq_tasks.cli.showing import Column, age, draw, duration, facts, moment, paragraphs, tail
+from psmq_tasks.cli.showing import Column, age, counted, draw, duration, facts, moment, paragraphs, tail
 
 if TYPE_CHECKING:
     from psmq_tasks.history import Failure
@@ -44,7 +44,8 @@ def body_as(found: DeadTask, form: BodyForm) -> str:
     elif text is not None:
         return paragraphs(text)
     hint = "--body hex shows the bytes" + (", --decode the arguments" if data[:4] == b"psmq" else "")
-    raise Problem(f"its data is {len(data)} bytes that are no {'JSON' if form == 'json' else 'text'}: {hint}")
+    wanted = "JSON" if form == "json" else "text"
+    raise Problem(f"its data is {counted(len(data), 'byte that is', 'bytes that are')} no {wanted}: {hint}")
 
 
 def show_letter(found: DeadTask, call: OpenedCall | None = None, *, original: bool = False) -> None:
@@ -60,7 +61,7 @@ def show_letter(found: DeadTask, call: OpenedCall | None = None, *, original: bo
         ("reason", found.reason),
         ("attempts", f"{found.attempts}" + (f" of {found.max_attempts}" if found.max_attempts else "")),
         ("priority", f"{found.priority}" if found.priority else ""),
-        ("size", f"{found.size} bytes" if found.size is not None else ""),
+        ("size", counted(found.size, "byte") if found.size is not None else ""),
         *((name, value) for name, value in found.metadata.items() if name not in _SHOWN),
     ]
     facts(told)

@@ -21,7 +21,7 @@ from psmq_tasks.cli.options import (
     yes_option,
 )
 from psmq_tasks.cli.running import FAILED, ExitWith
-from psmq_tasks.cli.showing import print_json, printable, progress, tail
+from psmq_tasks.cli.showing import counted, print_json, printable, progress, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -88,7 +88,7 @@ class _Choice:
         return None
 
     def __str__(self) -> str:
-        words = "1 dead letter" if self.count == 1 else f"{self.count} dead letters"
+        words = counted(self.count, "dead letter")
         return f"{words} of queue {self.wanted.queue!r}" if self.wanted.queue else words
 
 
@@ -136,14 +136,12 @@ def _report(choice: _Choice, done: str, mended: Mended | None, *, as_json: bool,
     elif mended is None:
         click.echo(f"{choice} would be {done}{there}.")
     else:
-        words = "1 dead letter" if count == 1 else f"{count} dead letters"
-        click.echo(f"{words} {done}{there}.")
+        click.echo(f"{counted(count, 'dead letter')} {done}{there}.")
         if mended.gone:
             click.echo(f"{len(mended.gone)} had gone before: someone else was faster.", err=True)
         for reason, number in Counter(stayed.values()).most_common():
             example = next(one for one, why in stayed.items() if why == reason)
-            verb = "stays" if number == 1 else "stay"
-            click.echo(printable(f"{number} {verb} dead ({tail(example)}): {reason}"), err=True)
+            click.echo(printable(f"{counted(number, 'stays', 'stay')} dead ({tail(example)}): {reason}"), err=True)
 
 
 def _show_finished(finished: list[str], *, as_json: bool) -> None:
@@ -151,8 +149,7 @@ def _show_finished(finished: list[str], *, as_json: bool) -> None:
         print_json({"finished": finished})
         return
     if finished:
-        words = "1 dead letter has" if len(finished) == 1 else f"{len(finished)} dead letters have"
-        click.echo(f"{words} reached the other queue.")
+        click.echo(f"{counted(len(finished), 'dead letter has', 'dead letters have')} reached the other queue.")
     else:
         click.echo("No dead letter was on its way to another queue.")
 

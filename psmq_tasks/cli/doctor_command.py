@@ -9,7 +9,7 @@ import click
 
 from psmq_tasks.cli.options import Place, json_option, place_options
 from psmq_tasks.cli.running import FAILED, ExitWith
-from psmq_tasks.cli.showing import hang, print_json
+from psmq_tasks.cli.showing import counted, hang, print_json
 
 if TYPE_CHECKING:
     from psmq import Finding
@@ -42,7 +42,7 @@ def doctor(place: Place, *, server_url: str | None, audit: str | None, as_json: 
     else:
         for finding in found:
             _show(finding)
-        click.echo(f"{where}: {problems or 'no'} problem{'' if problems == 1 else 's'}.", err=True)
+        click.echo(f"{where}: {counted(problems, 'problem') if problems else 'no problems'}.", err=True)
     if problems:
         raise ExitWith(FAILED)
 

@@ -21,7 +21,7 @@ from psmq_tasks.cli.options import (
     yes_option,
 )
 from psmq_tasks.cli.running import FAILED, ExitWith
-from psmq_tasks.cli.showing import print_json
+from psmq_tasks.cli.showing import counted, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -153,8 +153,7 @@ def purge(place: Place, *, queue: str, states: tuple[str, ...], yes: bool, dry_r
         found = manager.find_queue(queue)
         info = found.info()
         count = sum(getattr(info, state) for state in set(states))
-        word = "message" if count == 1 else "messages"
-        words = f"{count} {' and '.join(dict.fromkeys(states))} {word} of queue {queue!r}"
+        words = counted(count, f"{' and '.join(dict.fromkeys(states))} message") + f" of queue {queue!r}"
         if not dry_run and not yes and count:
             confirm(f"Delete {words} for good?")
         purged = 0 if dry_run else found.purge(states=tuple(dict.fromkeys(states)))  # type: ignore[arg-type]  # click checked them
@@ -163,4 +162,4 @@ def purge(place: Place, *, queue: str, states: tuple[str, ...], yes: bool, dry_r
     elif dry_run:
         click.echo(f"{words} would be deleted.")
     else:
-        click.echo("1 message deleted." if purged == 1 else f"{purged} messages deleted.")
+        click.echo(f"{counted(purged, 'message')} deleted.")

@@ -9,7 +9,7 @@ import click
 
 from psmq_tasks.cli.completing import queue_names
 from psmq_tasks.cli.options import Number, Place, json_option, place_options
-from psmq_tasks.cli.showing import Column, age, draw, duration, per_second, print_json, tail
+from psmq_tasks.cli.showing import Column, age, counted, draw, duration, per_second, print_json, tail
 
 if TYPE_CHECKING:
     from psmq import QueueStats
@@ -103,7 +103,7 @@ def _content(message: QueuedMessage) -> str:
     if message.task:
         return f"{message.task}({message.args})"
     text = text_of(message.data[:200])
-    return text if text is not None else f"{len(message.data)} bytes, not text"
+    return text if text is not None else f"{counted(len(message.data), 'byte')}, not text"
 
 
 @click.command()

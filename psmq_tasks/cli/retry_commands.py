@@ -10,7 +10,7 @@ import click
 from psmq_tasks.cli.completing import waiting_ids
 from psmq_tasks.cli.options import Number, Place, json_option, place_options, queue_option
 from psmq_tasks.cli.running import ListingGroup
-from psmq_tasks.cli.showing import Column, draw, duration, print_json, tail
+from psmq_tasks.cli.showing import Column, counted, draw, duration, print_json, tail
 
 if TYPE_CHECKING:
     from psmq_tasks.inspection import Mended, WaitingRetry
@@ -107,6 +107,6 @@ def _report(mended: Mended, done: str, *, as_json: bool) -> None:
     if as_json:
         print_json({done: mended.done, "gone": list(mended.gone)})
         return
-    click.echo(f"1 message is {done}." if mended.done == 1 else f"{mended.done} messages are {done}.")
+    click.echo(f"{counted(mended.done, 'message is', 'messages are')} {done}.")
     if mended.gone:
         click.echo(f"{len(mended.gone)} did not wait any more: their time had come.", err=True)

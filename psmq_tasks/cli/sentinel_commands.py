@@ -13,10 +13,10 @@ import click
 from psmq.errors import PsmqError, QueueNotFound
 from psmq_tasks.cli.options import Place, Seconds, json_option, place_options
 from psmq_tasks.cli.running import FAILED, USAGE, ExitWith, Problem
-from psmq_tasks.cli.showing import moment, print_json, printable
+from psmq_tasks.cli.showing import counted, moment, print_json, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from psmq.rules import Rule
 
@@ -42,10 +42,6 @@ def _rules(texts: tuple[str, ...], path: Path | None) -> tuple[list[Rule], str |
         command_line = click.get_current_context().command_path
         raise Problem(f"no rule is given: {command_line} 'oldest_age > 60' 'no workers', PSMQ_RULES, or -f FILE", USAGE)
     return rules, command
-
-
-def _count(things: Collection[object], word: str) -> str:
-    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"
 
 
 @click.command()
@@ -80,7 +76,7 @@ def check(place: Place, *, rules: tuple[str, ...], path: Path | None, as_json: b
         for alert in broken:
             click.echo(printable(str(alert)))
         if not broken:
-            click.echo(f"{_count(wanted, 'rule')} kept by {_count(names, 'queue')}.")
+            click.echo(f"{counted(len(wanted), 'rule')} kept by {counted(len(names), 'queue')}.")
     if broken:
         raise ExitWith(FAILED)
 
@@ -108,7 +104,7 @@ def sentinel(
     watch, command, trouble = Watch(wanted), command or from_file, ""
     with place.manager() as manager:
         manager.list_queues()  # a server that is not there at the start is a mistake
-        click.echo(f"{_count(wanted, 'rule')}, every {every:g} s, on {manager.url}; Ctrl-C ends it.", err=True)
+        click.echo(f"{counted(len(wanted), 'rule')}, every {every:g} s, on {manager.url}; Ctrl-C ends it.", err=True)
         while True:
             try:
                 changes = watch.changes(take_samples(manager))

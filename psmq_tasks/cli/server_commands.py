@@ -12,7 +12,7 @@ from psmq import QueueManager
 from psmq import server as embedded
 from psmq_tasks.cli.options import Place, json_option, place_options, refuse_file
 from psmq_tasks.cli.running import UNREACHABLE, USAGE, ExitWith, OrderedGroup, Problem
-from psmq_tasks.cli.showing import duration, paragraphs, print_json
+from psmq_tasks.cli.showing import counted, duration, paragraphs, print_json
 
 if TYPE_CHECKING:
     from psmq.server import ServerStatus
@@ -130,7 +130,7 @@ def _tell_of_another(place: Place, *, as_json: bool) -> None:
         if as_json:
             print_json({"url": manager.url, "running": True, "queues": count})
         else:
-            click.echo(f"{manager.url} answers; it has {count} queue{'' if count == 1 else 's'}.")
+            click.echo(f"{manager.url} answers; it has {counted(count, 'queue')}.")
 
 
 def _print(found: ServerStatus) -> None:

@@ -9,7 +9,7 @@ import click
 
 from psmq_tasks.cli.completing import queue_names, settings
 from psmq_tasks.cli.options import Place, confirm, json_option, place_options, span, yes_option
-from psmq_tasks.cli.showing import Column, draw, print_json
+from psmq_tasks.cli.showing import Column, counted, draw, print_json
 
 __all__ = ["configure", "delete_queue"]
 
@@ -74,10 +74,11 @@ def delete_queue(place: Place, *, queue: str, yes: bool, as_json: bool) -> None:
     with place.manager() as manager:
         info = manager.queue_info(queue)
         held = info.ready + info.delayed + info.leased
+        words = f"with {counted(held, 'message')} and {counted(info.dead, 'dead letter')}"
         if not yes:
-            confirm(f"Delete queue {queue!r} with {held} messages and {info.dead} dead letters for good?")
+            confirm(f"Delete queue {queue!r} {words} for good?")
         manager.delete_queue(queue)
     if as_json:
         print_json({"deleted": queue, "messages": held, "dead": info.dead})
         return
-    click.echo(f"Queue {queue!r} is deleted, with {held} messages and {info.dead} dead letters.")
+    click.echo(f"Queue {queue!r} is deleted, {words}.")

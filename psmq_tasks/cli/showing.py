@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Column",
     "age",
+    "counted",
     "draw",
     "duration",
     "facts",
@@ -211,6 +212,11 @@ def printable(text: str) -> str:
 def paragraphs(text: str) -> str:
     """Several lines, the same."""
     return "\n".join(printable(line.expandtabs(4)) for line in text.splitlines())
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """``1 queue``, ``2 queues``; ``many`` where an s does not make it."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def tail(message_id: str) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from psmq_tasks.cli.showing import Column, age, duration, per_second, printable, table_of, tail
+from psmq_tasks.cli.showing import Column, age, counted, duration, per_second, printable, table_of, tail
 from psmq_tasks.cli.watch_commands import worker_row
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def render(seen: Look, view: View, *, width: int, height: int, where: str, troub
     styles = [_style(info, chosen=info.name == view.chosen) for info, _ in some]
     parts.append(table_of(_columns(width), [_row(info, stats, width) for info, stats in some], width, styles))
     if len(some) < len(ordered):
-        parts.append(Text(f"{len(ordered) - len(some)} more queues", style="italic"))
+        parts.append(Text(counted(len(ordered) - len(some), "more queue"), style="italic"))
     parts += [Text(""), *_workers(seen.workers, width, room - len(some))]
     keys = f"q quit   s sort ({view.sort})   ↑↓ choose   p pause or resume {view.chosen or 'it'}"
     return Group(*parts, Text(""), Text(printable(keys), style="reverse", no_wrap=True, overflow="ellipsis"))
@@ -168,7 +168,7 @@ def _workers(workers: Sequence[Worker], width: int, room: int) -> list[Any]:
         parts += [Text(""), table_of(columns, rows, width)]
     left = sum(worker.running for worker in workers) - len(some)
     if left > 0:
-        parts.append(Text(f"{left} more tasks run", style="italic"))
+        parts.append(Text(counted(left, "more task runs", "more tasks run"), style="italic"))
     return parts
 
 

@@ -281,6 +281,8 @@ def test_what_was_purged_comes_back(app, manager, run, tmp_path):
     message_id = fail(app, "shop:order", "tea", 2)
     kill(manager.get_queue("q"), 120, attempts=2)
     file = tmp_path / "dead.jsonl"
+    assert run("dead", "export", message_id, "-o", file).stderr == "1 dead letter exported.\n"
+    assert run("dead", "import", file).stderr == "1 was there already.\n"
     assert run("dead", "export", "-o", file).stderr == "121 dead letters exported.\n"
     inspector = Inspector(manager)
     before = list(inspector.dead())

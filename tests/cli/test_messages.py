@@ -89,6 +89,10 @@ def test_a_queue_is_deleted_when_that_was_meant(manager, run):
     assert manager.list_queues() == ["q"]
     assert run("delete-queue", "q", "-y").stdout == "Queue 'q' is deleted, with 0 messages and 2 dead letters.\n"
     run("delete-queue", "q", "-y", code=4)
+    kill(manager.get_queue("one"))
+    manager.get_queue("one").push(b"x")
+    assert "with 1 message and 1 dead letter for good?" in run("delete-queue", "one", code=2).stderr
+    assert run("delete-queue", "one", "-y").stdout == "Queue 'one' is deleted, with 1 message and 1 dead letter.\n"
 
 
 @pytest.fixture
