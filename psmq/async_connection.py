@@ -45,7 +45,7 @@ class AsyncChannel:
 
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         self._endpoint = endpoint
-        self._terms = Terms(endpoint.shown, timeout, endpoint.copies, routed=endpoint.route is not None)
+        self._terms = Terms(endpoint.shown, timeout, endpoint.copies, routed=endpoint.is_cluster)
         self._route = endpoint.route
         #: seconds the server may take; who has less patience does not wait for longer
         self._answers_within = min(ANSWER_TIMEOUT, timeout)

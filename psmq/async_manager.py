@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from psmq import commands, doctor, findings, registry
+from psmq import commands, findings, registry
 from psmq.async_connection import AsyncLink
 from psmq.async_queue import AsyncQueue
 from psmq.errors import PsmqError
@@ -119,9 +119,8 @@ class AsyncQueueManager(ManagerFlows):
         await self._drive(registry.forgets(self.namespace, worker_id))
 
     async def diagnose(self) -> list[Finding]:
-        """Is the server set up to keep messages, and are the queues well? Reads only, within milliseconds."""
-        names = await self.list_queues()
-        found: list[Finding] = await self._drive(doctor.examine(self.namespace, names, ours=self.db_dir is not None))
+        """Is each server set up to keep messages, and are the queues well? Reads only, within milliseconds."""
+        found: list[Finding] = await self._drive(self._diagnoses())
         return found
 
     async def audit(self, name: str) -> list[Finding]:

@@ -126,7 +126,7 @@ class Channel:
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         self.endpoint = endpoint
         self._route = endpoint.route
-        self._terms = Terms(endpoint.shown, timeout, endpoint.copies, routed=endpoint.route is not None)
+        self._terms = Terms(endpoint.shown, timeout, endpoint.copies, routed=endpoint.is_cluster)
         #: seconds the server may take; who has less patience does not wait for longer
         self._answers_within = min(ANSWER_TIMEOUT, timeout)
         self._pid = os.getpid()

@@ -85,7 +85,10 @@ class Consumer:
             return self._wait_apart(queues, seconds)
         keys = {queue._address.wake.encode(): queue for queue in queues}
         waiting = Plain(
-            ("BLPOP", *keys, f"{seconds:.3f}"), lambda reply: reply and keys.get(reply[0]), patience=seconds
+            ("BLPOP", *keys, f"{seconds:.3f}"),
+            lambda reply: reply and keys.get(reply[0]),
+            queues[0]._address.wake if queues else "",
+            patience=seconds,
         )
         return self._channel.run(waiting)
 

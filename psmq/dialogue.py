@@ -252,7 +252,7 @@ def converse(
 
 
 def _key(command: Command[Any] | Plain[Any]) -> str:
-    return command.address.base if isinstance(command, Command) else command.key or str(command.words[1])
+    return command.address.base if isinstance(command, Command) else command.key
 
 
 def _copies(command: Command[Any] | Plain[Any], terms: Terms) -> int:

@@ -1,9 +1,10 @@
-"""Is this server set up to keep messages, and are its queues well? Questions that cost it a few milliseconds in all."""
+"""Is each server set up to keep messages, and are the queues well? Questions that cost it a few milliseconds in all."""
 
 from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Steps = Generator[Any, Any, list[Finding]]
 
-__all__ = ["examine"]
+__all__ = ["examine", "examine_queues"]
 
 #: the oldest servers that have functions, by flavour
 _OLDEST: Final = {"redis": (7, 0), "valkey": (7, 2)}
@@ -33,17 +34,26 @@ _USED: Final = (
 )  # fmt: skip
 
 
-def examine(namespace: str, names: list[str], *, ours: bool) -> Steps:
-    """All of it. ``ours``: an embedded server, whose set-up is ours too."""
-    info = yield Plain(("INFO", "everything"), _info)
+def examine(namespace: str, key: str, node: str, *, ours: bool) -> Steps:
+    """The server that has this key. ``node``: where it listens, in a cluster; else "".
+
+    ``ours``: an embedded server, whose set-up is ours too.
+    """
+    info = yield Plain(("INFO", "everything"), _info, key)
     found = [_version(info)]
-    found += yield from _functions()
-    found += yield from _rights(namespace)
+    found += yield from _functions(key)
+    found += yield from _rights(namespace, key)
     found += _memory(info)
-    found += yield from _keeping(info)
+    found += yield from _keeping(info, key)
     if not ours:
-        found += yield from _replicas(info)
-    found += yield from _distance()
+        found += yield from _replicas(info, key, in_cluster=bool(node))
+    found += yield from _distance(key)
+    return [replace(one, subject=f"{one.subject} of {node}") for one in found] if node else found
+
+
+def examine_queues(namespace: str, names: list[str]) -> Steps:
+    """Each queue, wherever it is."""
+    found: list[Finding] = []
     for name in names:
         try:
             found += yield from _queue(Address.of(namespace, name))
@@ -66,10 +76,10 @@ def _text(reply: Any) -> Iterator[str]:
             yield from _text(part)
 
 
-def _setting(name: str) -> Generator[Any, Any, str | None]:
+def _setting(name: str, key: str) -> Generator[Any, Any, str | None]:
     """None: the server does not tell."""
     try:
-        words: list[str] = yield Plain(("CONFIG", "GET", name), lambda reply: list(_text(reply)))
+        words: list[str] = yield Plain(("CONFIG", "GET", name), lambda reply: list(_text(reply)), key)
     except PsmqError:
         return None
     return words[1] if len(words) == 2 else None
@@ -91,10 +101,10 @@ def _version(info: dict[str, str]) -> Finding:
     return Finding("fine", "version", f"{flavour} {text}")
 
 
-def _functions() -> Steps:
-    ask = Plain(("FUNCTION", "LIST", "LIBRARYNAME", library.NAME, "WITHCODE"), lambda reply: " ".join(_text(reply)))
+def _functions(key: str) -> Steps:
+    words = ("FUNCTION", "LIST", "LIBRARYNAME", library.NAME, "WITHCODE")
     try:
-        text = yield ask
+        text = yield Plain(words, lambda reply: " ".join(_text(reply)), key)
     except PsmqError as error:
         fix = "no need to do anything if programs work; ACL SETUSER … +function|list lets doctor look"
         return [Finding("advice", "functions", f"cannot be listed ({error})", fix)]
@@ -110,11 +120,10 @@ def _functions() -> Steps:
     return [Finding("fine", "functions", f"{library.NAME}, revision {theirs}{newer}")]
 
 
-def _rights(namespace: str) -> Steps:
+def _rights(namespace: str, key: str) -> Steps:
     try:
-        (user,) = yield Plain(("ACL", "WHOAMI"), lambda reply: list(_text(reply)))
+        (user,) = yield Plain(("ACL", "WHOAMI"), lambda reply: list(_text(reply)), key)
         refused = []
-        key = f"{namespace}:{{doctor}}"
         for command in _USED:
             words = {
                 "FCALL": ("FCALL", f"{library.NAME}_exchange", 2, key, f"{key}:never"),
@@ -123,7 +132,7 @@ def _rights(namespace: str) -> Steps:
                 "BLMOVE": ("BLMOVE", key, key, "LEFT", "LEFT", 1),
                 "LINDEX": ("LINDEX", key, 0),
             }.get(command, (command, key, "x", "x")[: 2 if command in ("SMEMBERS", "GET", "EXISTS") else 3])
-            answer = yield Plain(("ACL", "DRYRUN", user, *words), lambda reply: " ".join(_text(reply)))
+            answer = yield Plain(("ACL", "DRYRUN", user, *words), lambda reply: " ".join(_text(reply)), key)
             if answer != "OK":
                 refused.append(command)
     except PsmqError:
@@ -158,10 +167,10 @@ def _memory(info: dict[str, str]) -> list[Finding]:
     return found
 
 
-def _keeping(info: dict[str, str]) -> Steps:
+def _keeping(info: dict[str, str], key: str) -> Steps:
     found = []
     if info.get("aof_enabled") == "1":
-        fsync = yield from _setting("appendfsync")
+        fsync = yield from _setting("appendfsync", key)
         if fsync == "no":
             message = "appendfsync is no: a power cut costs up to half a minute of messages"
             found.append(Finding("problem", "persistence", message, "CONFIG SET appendfsync everysec, and in its file"))
@@ -173,7 +182,7 @@ def _keeping(info: dict[str, str]) -> Steps:
         if info.get("aof_last_write_status", "ok") != "ok":
             found.append(Finding("problem", "persistence", "the last write to disk failed", "is its disk full?"))
         return found
-    save = yield from _setting("save")
+    save = yield from _setting("save", key)
     fix = "CONFIG SET appendonly yes, and appendonly yes in its file"
     if save == "":
         message = "nothing is written to disk: a restart loses every message"
@@ -186,26 +195,27 @@ def _keeping(info: dict[str, str]) -> Steps:
     return found
 
 
-def _replicas(info: dict[str, str]) -> Steps:
+def _replicas(info: dict[str, str], key: str, *, in_cluster: bool) -> Steps:
     role, count = info.get("role", "?"), _number(info, "connected_slaves")
     if role != "master":
         fix = "name the primary, or a Sentinel: redis+sentinel://"
         return [Finding("problem", "replication", f"this is a {role}: it takes no messages", fix)]
     if not count:
-        fix = "a replica and Sentinel, if the machine must not be a single point of failure"
+        needed = "CLUSTER REPLICATE on another node" if in_cluster else "a replica and Sentinel"
+        fix = f"{needed}, if the machine must not be a single point of failure"
         return [Finding("advice", "replication", "no replica: when its machine is lost, so are its messages", fix)]
-    least = yield from _setting("min-replicas-to-write")
+    least = yield from _setting("min-replicas-to-write", key)
     if least == "0":
         message = f"{count} replicas, min-replicas-to-write 0: an isolated primary takes messages that a failover drops"
         return [Finding("advice", "replication", message, "CONFIG SET min-replicas-to-write 1, and in its file")]
     return [Finding("fine", "replication", f"{count} replicas, min-replicas-to-write {least or '?'}")]
 
 
-def _distance() -> Steps:
+def _distance(key: str) -> Steps:
     trips, apart = [], 0.0
     for _ in range(5):
         sent, local = time.perf_counter(), time.time()
-        theirs = yield Plain(("TIME",), lambda reply: int(reply[0]) + int(reply[1]) / 1e6)
+        theirs = yield Plain(("TIME",), lambda reply: int(reply[0]) + int(reply[1]) / 1e6, key)
         trips.append(time.perf_counter() - sent)
         apart = theirs - local - trips[-1] / 2
     trip = sorted(trips)[2]
@@ -244,7 +254,7 @@ def _queue(address: Address) -> Steps:
         message += f", each kept for {kept:g} s" if kept else ""
         found.append(Finding("advice", subject, message, fix))
     found += yield from moving(address, (yield from totals_of(address)))
-    largest = yield Plain(("HGET", address.base, "largest"), lambda reply: int(reply or 0))
+    largest = yield commands.keyed(("HGET", address.base, "largest"), lambda reply: int(reply or 0))
     if largest > _LARGE:
         message = f"its largest message had {largest / 1024:.0f} KiB: large ones hold up everybody's commands"
         found.append(Finding("advice", subject, message, "store the data elsewhere and send where it is"))

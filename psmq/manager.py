@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-from psmq import commands, doctor, findings, registry
+from psmq import commands, findings, registry
 from psmq.connection import Link
 from psmq.consumer import Consumer
 from psmq.errors import PsmqError
@@ -120,9 +120,8 @@ class QueueManager(ManagerFlows):
         self._drive(registry.forgets(self.namespace, worker_id))
 
     def diagnose(self) -> list[Finding]:
-        """Is the server set up to keep messages, and are the queues well? Reads only, within milliseconds."""
-        names = self.list_queues()
-        found: list[Finding] = self._drive(doctor.examine(self.namespace, names, ours=self.db_dir is not None))
+        """Is each server set up to keep messages, and are the queues well? Reads only, within milliseconds."""
+        found: list[Finding] = self._drive(self._diagnoses())
         return found
 
     def audit(self, name: str) -> list[Finding]:

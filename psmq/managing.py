@@ -9,7 +9,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from psmq import commands, registry, server
+from psmq import commands, doctor, registry, server
 from psmq.commands import Address
 from psmq.config import QueueConfig, check_name, milliseconds
 from psmq.dialogue import QueueDeletingError
@@ -17,11 +17,12 @@ from psmq.endpoint import Endpoint
 from psmq.errors import InvalidOption, QueueNotFound, ServerFull
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from psmq.config import QueueSettings
-
+    from psmq.findings import Finding
+    from psmq.routes import Node
 
 #: names that are tried to meet each primary of a cluster; one slot of 16384 is enough for that
 _NAMES: Final = 200_000
@@ -126,13 +127,37 @@ class ManagerFlows:
     def _loads(self) -> Generator[Any, Any, None]:
         """Any call brings the library along; this one changes nothing. In a cluster each primary has its own."""
         yield from registry.names(self.namespace)  # so that we know the primaries
-        left = self._endpoint.primaries()
-        for number in range(_NAMES):  # whoever has lost its slots meanwhile is not met
-            address = self._address(f"none-{number}")
-            if left and self._endpoint.node_of(address.base) not in left:
-                continue
+        left = self._primaries()
+        for address in self._places(left):
             with contextlib.suppress(QueueNotFound):
                 yield commands.info(address)
             left.discard(self._endpoint.node_of(address.base))
+
+    def _diagnoses(self) -> Generator[Any, Any, list[Finding]]:
+        """Each server by itself, then the queues."""
+        names = yield from registry.queues(self.namespace)  # so that we know the primaries, too
+        found: list[Finding] = []
+        left, places = self._primaries(), {}
+        for address in self._places(left):
+            node = self._endpoint.node_of(address.base)
+            places["" if node is None else f"{node.host}:{node.port}"] = address.base
+            left.discard(node)
+        for name, key in sorted(places.items()):
+            found += yield from doctor.examine(self.namespace, key, name, ours=self.db_dir is not None)
+        return found + (yield from doctor.examine_queues(self.namespace, names))
+
+    def _primaries(self) -> set[Node | None]:
+        """Those of a cluster, as far as is known; elsewhere the one place there is."""
+        return {*self._endpoint.primaries()} or {None}
+
+    def _places(self, left: set[Node | None]) -> Iterator[Address]:
+        """Addresses of no queues, each at a primary that is left, until none is.
+
+        Who has lost its slots meanwhile is not met.
+        """
+        for number in range(_NAMES):
             if not left:
                 return
+            address = self._address(f"none-{number}")
+            if self._endpoint.node_of(address.base) in left:
+                yield address

@@ -13,7 +13,7 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from psmq.commands import Plain
+from psmq.commands import keyed
 from psmq.connection import Line, connect
 from psmq.dialogue import Lost, Refused, error_for, pack
 from psmq.errors import ServerUnreachable
@@ -83,7 +83,7 @@ class Waiters:
         answer = self._lines[key].hear()
         if isinstance(answer, Refused):
             if answer.code == "NOPERM":
-                raise error_for(answer, Plain(("BLPOP", key), bool), self._endpoint.shown)
+                raise error_for(answer, keyed(("BLPOP", key), bool), self._endpoint.shown)
             if answer.code == "MOVED":
                 self._endpoint.moved(answer.detail, self._endpoint.node_of(key))
             raise Lost(answer.code, sent=True)

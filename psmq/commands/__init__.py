@@ -62,6 +62,7 @@ from psmq.commands.request import (
     as_bytes,
     error_of,
     function_name,
+    keyed,
 )
 
 __all__ = [
@@ -108,6 +109,7 @@ __all__ = [
     "info",
     "joined_pushes",
     "keeping",
+    "keyed",
     "leave",
     "list_worker",
     "listed_workers",

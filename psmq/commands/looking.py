@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from psmq import errors, stats
-from psmq.commands.request import MOST, STATES, Address, Command, Plain, State, checked_ids, fields
+from psmq.commands.request import MOST, STATES, Address, Command, Plain, State, checked_ids, fields, keyed
 from psmq.config import QueueConfig, integer
 from psmq.message import DeadLetter, MessageRecord, QueueInfo, instant
 from psmq.traces import Trace, read_events
@@ -72,7 +72,7 @@ def dead_letters(
 
 def failures(address: Address, ids: Sequence[str]) -> Plain[list[tuple[bytes, ...]]]:
     """The failure records of messages in any state, for each id; none where there are none."""
-    return Plain(("HMGET", address.failures, *ids), lambda reply: [_netstrings(text or b"") for text in reply])
+    return keyed(("HMGET", address.failures, *ids), lambda reply: [_netstrings(text or b"") for text in reply])
 
 
 def info(address: Address) -> Command[QueueInfo]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from psmq.commands.request import Address, Plain, bytes_or_none, text, texts
+from psmq.commands.request import Address, Plain, bytes_or_none, keyed, text, texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,15 +16,15 @@ def registry(namespace: str) -> str:
 
 
 def register(namespace: str, name: str) -> Plain[int]:
-    return Plain(("SADD", registry(namespace), name), int)
+    return keyed(("SADD", registry(namespace), name), int)
 
 
 def unregister(namespace: str, names: Sequence[str]) -> Plain[int]:
-    return Plain(("SREM", registry(namespace), *names), int)
+    return keyed(("SREM", registry(namespace), *names), int)
 
 
 def registered(namespace: str) -> Plain[list[str]]:
-    return Plain(("SMEMBERS", registry(namespace)), lambda reply: sorted(texts(reply)))
+    return keyed(("SMEMBERS", registry(namespace)), lambda reply: sorted(texts(reply)))
 
 
 def _workers(namespace: str) -> str:
@@ -38,39 +38,39 @@ def _worker(namespace: str, worker_id: str) -> str:
 
 def note_worker(namespace: str, worker_id: str, note: bytes, seconds: float) -> Plain[bool]:
     """What a worker says of itself, kept for so long."""
-    return Plain(("SET", _worker(namespace, worker_id), note, "PX", round(seconds * 1000)), bool)
+    return keyed(("SET", _worker(namespace, worker_id), note, "PX", round(seconds * 1000)), bool)
 
 
 def read_worker(namespace: str, worker_id: str) -> Plain[bytes | None]:
-    return Plain(("GET", _worker(namespace, worker_id)), bytes_or_none)
+    return keyed(("GET", _worker(namespace, worker_id)), bytes_or_none)
 
 
 def forget_worker(namespace: str, worker_id: str) -> Plain[int]:
-    return Plain(("DEL", _worker(namespace, worker_id)), int)
+    return keyed(("DEL", _worker(namespace, worker_id)), int)
 
 
 def list_worker(namespace: str, worker_id: str) -> Plain[int]:
-    return Plain(("SADD", _workers(namespace), worker_id), int)
+    return keyed(("SADD", _workers(namespace), worker_id), int)
 
 
 def unlist_workers(namespace: str, worker_ids: Sequence[str]) -> Plain[int]:
-    return Plain(("SREM", _workers(namespace), *worker_ids), int)
+    return keyed(("SREM", _workers(namespace), *worker_ids), int)
 
 
 def listed_workers(namespace: str) -> Plain[list[str]]:
-    return Plain(("SMEMBERS", _workers(namespace)), lambda reply: sorted(texts(reply)))
+    return keyed(("SMEMBERS", _workers(namespace)), lambda reply: sorted(texts(reply)))
 
 
 def exists(address: Address) -> Plain[bool]:
-    return Plain(("EXISTS", address.base), bool)
+    return keyed(("EXISTS", address.base), bool)
 
 
 def await_result(address: Address, message_id: str, seconds: float) -> Plain[bytes | None]:
     """Wait on the server for a result; all waiters get it, and it stays. 0 seconds: only look."""
     key = address.result(message_id)
     if seconds <= 0:
-        return Plain(("LINDEX", key, 0), bytes_or_none)
-    return Plain(("BLMOVE", key, key, "LEFT", "LEFT", f"{seconds:.3f}"), bytes_or_none, patience=seconds)
+        return keyed(("LINDEX", key, 0), bytes_or_none)
+    return keyed(("BLMOVE", key, key, "LEFT", "LEFT", f"{seconds:.3f}"), bytes_or_none, patience=seconds)
 
 
 def keeping(address: Address) -> Plain[str]:

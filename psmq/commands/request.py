@@ -67,9 +67,14 @@ class Plain(NamedTuple, Generic[T]):
 
     words: Sequence[bytes | str | int]
     parse: Callable[[Any], T]
+    #: whose server is asked
+    key: str
     patience: float = 0.0
-    #: whose server is asked; "": that of the first key, which is the second word
-    key: str = ""
+
+
+def keyed(words: Sequence[bytes | str | int], parse: Callable[[Any], T], *, patience: float = 0.0) -> Plain[T]:
+    """A plain command that goes where its key is: the second word."""
+    return Plain(words, parse, str(words[1]), patience)
 
 
 def checked_ids(ids: Sequence[str]) -> Sequence[str]:
