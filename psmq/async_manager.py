@@ -81,9 +81,9 @@ class AsyncQueueManager(ManagerFlows):
         """Remove a queue with its messages, dead letters and results. QueueNotFound when there is none."""
         await self._drive(self._deletes(name))
 
-    async def list_queues(self) -> list[str]:
-        """The names of all queues, sorted."""
-        names: list[str] = await self._drive(registry.queues(self.namespace))
+    async def list_queues(self, *, tidy: bool = True) -> list[str]:
+        """The names of all queues, sorted. ``tidy=False``: nothing is written, even where the list needs mending."""
+        names: list[str] = await self._drive(registry.queues(self.namespace, tidy=tidy))
         return names
 
     async def queue_info(self, name: str) -> QueueInfo:
@@ -119,7 +119,10 @@ class AsyncQueueManager(ManagerFlows):
         await self._drive(registry.forgets(self.namespace, worker_id))
 
     async def diagnose(self) -> list[Finding]:
-        """Is each server set up to keep messages, and are the queues well? Reads only, within milliseconds."""
+        """Is each server set up to keep messages, and are the queues well? Within milliseconds.
+
+        Reads only. Where a queue is and the function library is not, asking for that queue loads it.
+        """
         found: list[Finding] = await self._drive(self._diagnoses())
         return found
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Steps = Generator[Any, Any, list[Finding]]
 
-__all__ = ["examine", "examine_queues"]
+__all__ = ["examine", "examine_queues", "strange_list"]
 
 #: the oldest servers that have functions, by flavour
 _OLDEST: Final = {"redis": (7, 0), "valkey": (7, 2)}
@@ -49,6 +49,14 @@ def examine(namespace: str, key: str, node: str, *, ours: bool) -> Steps:
         found += yield from _replicas(info, key, in_cluster=bool(node))
     found += yield from _distance(key)
     return [replace(one, subject=f"{one.subject} of {node}") for one in found] if node else found
+
+
+def strange_list(key: str) -> Finding:
+    """What should be the list of queues is something else: to be mended by who may write."""
+    message = f"{key} holds what psmq never wrote there, so the queues were not looked at"
+    return Finding(
+        "problem", "queues", message, "psmq queues sets it aside; each queue is listed again once it is opened"
+    )
 
 
 def examine_queues(namespace: str, names: list[str]) -> Steps:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from psmq import commands, doctor, registry, server
 from psmq.commands import Address
 from psmq.config import QueueConfig, check_name, milliseconds
-from psmq.dialogue import QueueDeletingError
+from psmq.dialogue import QueueDeletingError, StrangeKeyError
 from psmq.endpoint import Endpoint
 from psmq.errors import InvalidOption, QueueNotFound, ServerFull
 
@@ -135,8 +135,11 @@ class ManagerFlows:
 
     def _diagnoses(self) -> Generator[Any, Any, list[Finding]]:
         """Each server by itself, then the queues."""
-        names = yield from registry.queues(self.namespace)  # so that we know the primaries, too
         found: list[Finding] = []
+        try:
+            names = yield from registry.queues(self.namespace, tidy=False)  # so that we know the primaries, too
+        except StrangeKeyError as strange:
+            names, found = [], [doctor.strange_list(strange.key)]
         left, places = self._primaries(), {}
         for address in self._places(left):
             node = self._endpoint.node_of(address.base)

@@ -39,15 +39,19 @@ def names(namespace: str) -> Generator[Any, Any, list[str]]:
     return (yield from _with_set(namespace, commands.registered(namespace)))
 
 
-def queues(namespace: str) -> Generator[Any, Any, list[str]]:
-    """The names of the queues there are, sorted."""
-    listed: list[str] = yield from names(namespace)
+def queues(namespace: str, *, tidy: bool) -> Generator[Any, Any, list[str]]:
+    """The names of the queues there are, sorted. ``tidy``: the others are taken off the list.
+
+    Without it nothing is written; StrangeKeyError when what has the list's key is none.
+    """
+    listed: list[str] = (yield from names(namespace)) if tidy else (yield commands.registered(namespace))
     gone = []
     for name in listed:
         if not (yield commands.exists(Address.of(namespace, name))):
             gone.append(name)
-    if gone:
-        yield from leaves(namespace, *gone)
+    if gone and tidy:
+        with contextlib.suppress(PsmqError):  # a replica, or no right to write: they stay listed
+            yield from leaves(namespace, *gone)
     return [name for name in listed if name not in gone]
 
 

@@ -27,9 +27,10 @@ _MARKS = {"fine": "ok", "advice": "advice", "problem": "PROBLEM"}
 def doctor(place: Place, *, server_url: str | None, audit: str | None, as_json: bool) -> None:
     """Say whether a server is set up well.
 
-    Does it keep messages safe, and are its queues well? Each finding says what it means and what to do. It only
-    reads, in small steps. --audit counts a queue's messages and notes again and says what does not add up, also
-    while it works. Exit status: 1 when there is a problem, 0 otherwise; advice is none.
+    Does it keep messages safe, and are its queues well? Of a cluster each primary is looked at. Each finding says
+    what it means and what to do. It only reads, in small steps; a function library that is missing is loaded if
+    there is a queue to look at. --audit counts a queue's messages and notes again and says what does not add up,
+    also while it works. Exit status: 1 when there is a problem, 0 otherwise; advice is none.
     """
     if server_url:
         place = replace(place, url=server_url)

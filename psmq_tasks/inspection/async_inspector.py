@@ -72,7 +72,7 @@ class AsyncInspector:
         return await self._drive(looking.workers())
 
     async def diagnose(self) -> list[Finding]:
-        """Is the server set up to keep messages, are the queues well, are calls signed? Reads only."""
+        """Is each server set up to keep messages, are the queues well, are calls signed? Reads only."""
         return await self._drive(looking.diagnose())
 
     async def audit(self, queue: str) -> list[Finding]:

@@ -72,7 +72,7 @@ class Inspector:
         return self._drive(looking.workers())
 
     def diagnose(self) -> list[Finding]:
-        """Is the server set up to keep messages, are the queues well, are calls signed? Reads only."""
+        """Is each server set up to keep messages, are the queues well, are calls signed? Reads only."""
         return self._drive(looking.diagnose())
 
     def audit(self, queue: str) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from psmq import Finding
-from psmq.errors import QueueNotFound
+from psmq.errors import QueueNotFound, ServerUnsuitable
 from psmq_tasks.errors import ForgedPayload, UnsignedPayload
 from psmq_tasks.inspection.letters import newest_dead
 from psmq_tasks.inspection.records import Filter, Listing, QueuedMessage, WaitingRetry, queued_message, waiting_retry
@@ -53,7 +53,11 @@ def workers() -> Steps[list[Worker]]:
 def diagnose() -> Steps[list[Finding]]:
     """The server's set-up, its queues, and what came without a signature that is ours."""
     found: list[Finding] = yield ask("", "diagnose")
-    for name in (yield from names(None)):
+    try:
+        listed: list[str] = yield ask("", "list_queues", tidy=False)
+    except ServerUnsuitable:
+        return found  # no list: that is among what was found
+    for name in listed:
         try:
             latest = yield from newest_dead(Filter(queue=name), PAGE)
         except QueueNotFound:

@@ -10,6 +10,7 @@ import redis
 from support import fresh_name
 
 from psmq import AsyncQueueManager, QueueManager
+from psmq_tasks.inspection import AsyncInspector
 
 from .conftest import run_psmq
 
@@ -172,3 +173,33 @@ def test_async_programs_ask_the_same(server_url):
     assert [one.level for one in audited] == ["fine"]
     with QueueManager(url=server_url, namespace=name) as manager:
         assert {one.subject for one in manager.diagnose()} == {one.subject for one in diagnosed} - {"queue q"}
+
+
+@pytest.mark.parametrize("overwritten", [False, True])
+def test_the_doctor_writes_nothing(own_server, overwritten):
+    """Not even where the list of queues names one that is gone, or is none: that is said, and left to who may write."""
+    with redis.Redis.from_url(own_server) as client, QueueManager(url=own_server) as manager:
+        manager.get_queue("there").push(b"x")
+        client.sadd("psmq:queues", "gone")
+        if overwritten:
+            client.set("psmq:queues", "garbage")
+
+        def changes():
+            return client.info("persistence")["rdb_changes_since_last_save"], sorted(client.keys())
+
+        before = changes()
+        found = examined(own_server, code=1)
+        assert changes() == before
+        assert ("queue there" in found, "queues" in found) == (not overwritten, overwritten)
+        assert "queue gone" not in found
+
+        async def main():
+            async with AsyncQueueManager(url=own_server) as other:
+                return {one.subject for one in await AsyncInspector(other).diagnose()}
+
+        assert asyncio.run(main()) == {*found}
+        assert changes() == before
+        if overwritten:
+            assert "psmq queues" in found["queues"][0][2]
+            run_psmq("queues", "-u", own_server)
+            assert "queues" not in examined(own_server, code=1)

@@ -122,3 +122,17 @@ def test_who_may_not_set_it_aside_is_told_what_to_do(own_server):
                 manager.get_queue("one")
         assert "\n" not in str(caught.value)
         assert raw.get("psmq:queues") == b"garbage"
+
+
+def test_looking_at_the_names_leaves_them_as_they_are(own, namespace, raw_server, planted):
+    """``tidy=False``: what is gone stays listed, what is no list stays and is told."""
+    own.get_queue("one")
+    raw_server.sadd(f"{namespace}:queues", "gone")
+    assert own.list_queues(tidy=False) == ["one"]
+    assert raw_server.smembers(f"{namespace}:queues") == {b"one", b"gone"}
+    assert own.list_queues() == ["one"]
+    assert raw_server.smembers(f"{namespace}:queues") == {b"one"}
+    planted(f"{namespace}:queues")
+    with pytest.raises(ServerUnsuitable, match=f"key '{namespace}:queues' holds"):
+        own.list_queues(tidy=False)
+    assert raw_server.type(f"{namespace}:queues") != b"set"

@@ -107,6 +107,15 @@ def test_an_administrator_mends_and_deletes(admin, producer, worker):
     assert queue.name not in admin.list_queues()
 
 
+def test_a_name_that_is_left_over_stops_nobody(secured, producer, admin):
+    """Who may not take it off the list lists the others."""
+    queue = producer.get_queue(fresh_name())
+    left = fresh_name()
+    secured.server.ask("SADD", "psmq:queues", left)
+    assert queue.name in (listed := producer.list_queues()) and left not in listed
+    admin.delete_queue(queue.name)
+
+
 @pytest.mark.parametrize("role", [("producer", "secret1"), ("worker", "secret2"), ("admin", "secret3")])
 @pytest.mark.parametrize(
     "words",
