@@ -12,9 +12,10 @@ from psmq import commands, library
 from psmq.commands import Address, Plain
 from psmq.errors import PsmqError, QueueNotFound
 from psmq.findings import Finding, moving, totals_of
+from psmq.rights import rights, texts
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from psmq.message import MessageRecord, QueueInfo
 
@@ -28,10 +29,6 @@ _OLDEST: Final = {"redis": (7, 0), "valkey": (7, 2)}
 _SLOW, _APART, _STUCK, _STALE = 0.010, 2.0, 3600.0, 60.0
 #: share of maxmemory from which on it is nearly full; bytes from which on a message is large
 _NEARLY, _LARGE = 0.8, 262_144
-#: what psmq sends, as an administrator's rules see it: command, first key
-_USED: Final = (
-    "FCALL", "FUNCTION|LOAD", "BLPOP", "BLMOVE", "LINDEX", "HMGET", "EXISTS", "SADD", "SREM", "SMEMBERS", "SET", "GET",
-)  # fmt: skip
 
 
 def examine(namespace: str, key: str, node: str, *, ours: bool) -> Steps:
@@ -42,7 +39,7 @@ def examine(namespace: str, key: str, node: str, *, ours: bool) -> Steps:
     info = yield Plain(("INFO", "everything"), _info, key)
     found = [_version(info)]
     found += yield from _functions(key)
-    found += yield from _rights(namespace, key)
+    found += yield from rights(namespace, key)
     found += _memory(info)
     found += yield from _keeping(info, key)
     if not ours:
@@ -75,19 +72,10 @@ def _info(reply: bytes) -> dict[str, str]:
     return {name: value for name, colon, value in lines if colon}
 
 
-def _text(reply: Any) -> Iterator[str]:
-    """Every word of a nested answer."""
-    if isinstance(reply, bytes):
-        yield reply.decode("utf-8", "replace")
-    elif isinstance(reply, list):
-        for part in reply:
-            yield from _text(part)
-
-
 def _setting(name: str, key: str) -> Generator[Any, Any, str | None]:
     """None: the server does not tell."""
     try:
-        words: list[str] = yield Plain(("CONFIG", "GET", name), lambda reply: list(_text(reply)), key)
+        words: list[str] = yield Plain(("CONFIG", "GET", name), lambda reply: list(texts(reply)), key)
     except PsmqError:
         return None
     return words[1] if len(words) == 2 else None
@@ -112,7 +100,7 @@ def _version(info: dict[str, str]) -> Finding:
 def _functions(key: str) -> Steps:
     words = ("FUNCTION", "LIST", "LIBRARYNAME", library.NAME, "WITHCODE")
     try:
-        text = yield Plain(words, lambda reply: " ".join(_text(reply)), key)
+        text = yield Plain(words, lambda reply: " ".join(texts(reply)), key)
     except PsmqError as error:
         fix = "no need to do anything if programs work; ACL SETUSER … +function|list lets doctor look"
         return [Finding("advice", "functions", f"cannot be listed ({error})", fix)]
@@ -126,33 +114,6 @@ def _functions(key: str) -> Steps:
         return [Finding("advice", "functions", f"{library.NAME} has revision {theirs}, this psmq has {ours}", fix)]
     newer = f"; this psmq has {ours}" if theirs > ours else ""
     return [Finding("fine", "functions", f"{library.NAME}, revision {theirs}{newer}")]
-
-
-def _rights(namespace: str, key: str) -> Steps:
-    try:
-        (user,) = yield Plain(("ACL", "WHOAMI"), lambda reply: list(_text(reply)), key)
-        refused = []
-        for command in _USED:
-            words = {
-                "FCALL": ("FCALL", f"{library.NAME}_exchange", 2, key, f"{key}:never"),
-                "FUNCTION|LOAD": ("FUNCTION", "LOAD", "x"),
-                "BLPOP": ("BLPOP", key, 1),
-                "BLMOVE": ("BLMOVE", key, key, "LEFT", "LEFT", 1),
-                "LINDEX": ("LINDEX", key, 0),
-            }.get(command, (command, key, "x", "x")[: 2 if command in ("SMEMBERS", "GET", "EXISTS") else 3])
-            answer = yield Plain(("ACL", "DRYRUN", user, *words), lambda reply: " ".join(_text(reply)), key)
-            if answer != "OK":
-                refused.append(command)
-    except PsmqError:
-        return [Finding("fine", "rights", "this user may not ask what it may do; what it did here was allowed")]
-    if not refused:
-        return [Finding("fine", "rights", f"user {user} may do all that psmq does")]
-    allowed = " ".join(f"+{command.lower()}" for command in refused)
-    fix = f"ACL SETUSER {user} {allowed} ~{namespace}:*"
-    if refused == ["FUNCTION|LOAD"]:
-        fix += ", or an administrator runs psmq server load URL with each new psmq"
-        return [Finding("advice", "rights", f"user {user} may not load functions", fix)]
-    return [Finding("problem", "rights", f"user {user} may not {', '.join(refused)}", fix)]
 
 
 def _memory(info: dict[str, str]) -> list[Finding]:

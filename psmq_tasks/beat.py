@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import time
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Beat"]
 
+_log = logging.getLogger("psmq_tasks.supervisor")
+
 #: seconds between beats, and until a worker that fell silent is forgotten
 _EVERY, _KEPT = 5.0, 20.0
 #: running tasks that a beat names, the longest first
 _MOST_RUNNING: Final = 64
+#: what a worker needs so that it is listed, and not any more when it has ended
+_RIGHTS: Final = "+set +del +sadd +srem"
 
 
 class Beat:
@@ -42,6 +47,7 @@ class Beat:
         self._started = time.time()
         self._done = self._failed = 0
         self._next = 0.0
+        self._complained = False
 
     def remember(self, child: ChildProcess) -> None:
         """A child has ended: what it did still counts."""
@@ -56,8 +62,19 @@ class Beat:
             return
         self._next = now + _EVERY
         note = json.dumps(self._note(children, leases)).encode()
-        with contextlib.suppress(ServerFull, ServerUnsuitable):
+        try:
             self._manager.note_worker(self._id, note, seconds=_KEPT)
+        except ServerFull:
+            pass  # another time
+        except ServerUnsuitable as error:
+            self._complain(error)
+
+    def _complain(self, error: ServerUnsuitable) -> None:
+        """Once: it goes on like that until somebody does something about it."""
+        if not self._complained:
+            self._complained = True
+            fix = f"; ACL SETUSER … {_RIGHTS} ~{self._manager.namespace}:*" if "NOPERM" in str(error) else ""
+            _log.warning("psmq workers and psmq top do not show this worker: %s%s", error, fix)
 
     def _note(self, children: Sequence[ChildProcess], leases: Iterable[Lease]) -> dict[str, Any]:
         now, steady = time.time(), time.monotonic()

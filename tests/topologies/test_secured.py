@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+from click.testing import CliRunner
 from secured_server import Secured, roles
-from support import fresh_name
+from support import fresh_name, python, wait_until
 from topology import Fleet
 
 from psmq import Bury, Delete, QueueManager, library
 from psmq.errors import ServerUnsuitable
+from psmq_tasks.cli import psmq
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +151,82 @@ def test_a_worker_and_a_sender_do_their_work_over_tls(secured, works, tmp_path):
     stage.start(PSMQ_URL=secured.url("worker", "secret2"))
     assert stage.send(0, "hello").result(timeout=20) is None
     assert stage.done() == {"hello": 1}
+
+
+def run(*words, code=0):
+    """The command's output as an administrator has it."""
+    result = CliRunner().invoke(psmq, [*map(str, words)])
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def test_an_administrator_sees_who_works(secured, works):
+    """A worker with its role is listed while it is there, with workers and top; nothing is refused to either."""
+    stage, url = works(secured.url("producer", "secret1"), [fresh_name()]), secured.url("admin", "secret3")
+    stage.start(PSMQ_URL=secured.url("worker", "secret2"))
+    ((worker, log),) = stage.workers
+
+    def listed():
+        return [one["pid"] for one in json.loads(run("workers", "-u", url, "--json"))["workers"]]
+
+    wait_until(lambda: worker.pid in listed())
+    with python(
+        "import sys; from psmq_tasks.cli import psmq; sys.argv[0] = 'psmq'; psmq()", "top", "-u", url, "--json"
+    ) as top:
+        seen = json.loads(top.stdout.readline())
+        top.kill()
+    assert worker.pid in [one["pid"] for one in seen["workers"]]
+    assert secured.server.ask("SMEMBERS", "psmq:workers")
+    worker.terminate()
+    assert worker.wait(20) == 0
+    assert worker.pid not in listed()
+    assert not secured.server.ask("SMEMBERS", "psmq:workers")
+    assert "warning" not in log.read_text()
+
+
+def test_a_worker_that_cannot_be_listed_says_so_once(secured, works):
+    """And works all the same; the line says what to allow."""
+    (words,) = [words for words in roles() if words[2] == "worker"]
+    secured.server.ask("ACL", "SETUSER", "unlisted", *words[3:], "-set")
+    stage = works(secured.url("producer", "secret1"), [fresh_name()])
+    stage.start(PSMQ_URL=secured.url("unlisted", "secret2"))
+    ((_, log),) = stage.workers
+    with secured.server.client() as client:
+
+        def refusals():
+            found = [one for one in client.acl_log(128) if one["username"] == "unlisted" and one["object"] == "set"]
+            return sum(one["count"] for one in found)
+
+        wait_until(lambda: refusals() >= 2, 20)  # two beats
+    assert stage.send(0, "hello").result(timeout=20) is None
+    (line,) = [line for line in log.read_text().splitlines() if "NOPERM" in line]
+    assert "warning" in line and "psmq workers" in line
+    assert line.endswith("ACL SETUSER … +set +del +sadd +srem ~psmq:*")
+
+
+def test_an_administrator_has_every_command(secured, admin, worker, tmp_path):
+    """None of them is refused anything."""
+    name, url = fresh_name(), secured.url("admin", "secret3")
+    there = ("-u", url)
+    queue = worker.get_queue(name)
+    run("push", name, "one", *there)
+    run("push", name, "two", *there)
+    queue.get().bury("why")
+    letter = admin.get_queue(name).dead_letters()[0].message.message_id
+    for words in (
+        ("queues",), ("workers",), ("stats",), ("check", "oldest_age > 600"), ("peek", name), ("retries", "list"),
+        ("pause", name), ("resume", name), ("configure", name, "delay=0"), ("dead", "list"),
+        ("dead", "show", letter), ("dead", "export", "-o", tmp_path / "letters"), ("trace", letter),
+        ("doctor", "--audit", name),
+    ):  # fmt: skip
+        run(*words, *there)
+    assert "NOPERM" not in run("doctor", url, code=1)  # nothing is written to disk there
+    run("dead", "redrive", letter, "--yes", *there)
+    run("get", name, *there)
+    run("purge", name, "--yes", *there)
+    run("server", "load", url)
+    run("delete-queue", name, "--yes", *there)
+    assert name not in admin.list_queues()
 
 
 def test_a_certificate_of_nobody_one_trusts_is_refused(secured):
