@@ -11,6 +11,9 @@ another. Woken at once they would fight for the GIL on all processors, which cos
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import sys
 import threading
 from collections import deque
 from queue import Empty, SimpleQueue
@@ -33,6 +36,8 @@ Push = Command[list[str]]
 _IDLE: Final = 1.0
 #: seconds after which it wakes those whom nobody has woken: who should have was hit by an exception just then
 _FORGOTTEN: Final = 0.05
+#: bytes that are surely on their way at once; who is to be woken does not wait for more to be
+_QUICK: Final = 64 * 1024
 #: bytes in one command
 _MOST_BYTES: Final = 4 * 1024 * 1024
 
@@ -86,7 +91,7 @@ class _Entry:
 class _Waiting(_Entry):
     """That of a thread, which waits for this lock."""
 
-    __slots__ = ("done", "gone")
+    __slots__ = ("_unclaimed", "done", "gone")
 
     def __init__(self, push: Push, clock: str) -> None:
         super().__init__(push, clock)
@@ -94,6 +99,14 @@ class _Waiting(_Entry):
         self.done.acquire()
         #: nobody waits for it any more
         self.gone = False
+        self._unclaimed = [True]
+
+    def claim(self) -> bool:
+        """Whether it is the caller's to send: true once."""
+        try:
+            return self._unclaimed.pop()
+        except IndexError:
+            return False
 
 
 class _Awaited(_Entry):
@@ -144,108 +157,137 @@ def _failed(taken: Sequence[_Entry], error: BaseException) -> None:
     """None of them was stored, or nobody knows. Without an error an entry is to be sent by itself."""
     refused = isinstance(error, PsmqError) and not isinstance(error, (ServerUnreachable, OutcomeUnknown))
     for entry in taken:
-        entry.error = None if refused and len(taken) > 1 else error
+        # A copy: each adds where it was raised, and perhaps notes.
+        entry.error = error if len(taken) == 1 else None if refused else _copy(error)
+
+
+def _copy(error: BaseException) -> BaseException:
+    try:
+        return copy.copy(error).with_traceback(error.__traceback__)
+    except Exception:  # not every error can be made again
+        return error
 
 
 class Gatherer:
-    """For threads. ``run`` carries out one command; its ``meanwhile`` is called once that is on its way."""
+    """For threads. ``run`` carries out one command; its ``meanwhile`` is called once that is on its way.
+
+    No lock is held anywhere: a signal's handler, an exception from outside or a finalizer may come between any two
+    steps, in any thread, and push itself or wait for somebody who does.
+    """
 
     def __init__(self, run: _Run) -> None:
         self._run = run
-        self._alone = threading.Lock()
         self._queue: SimpleQueue[_Waiting] = SimpleQueue()
         #: they know how it went, and sleep
         self._answered: deque[_Waiting] = deque()
-        #: those who must not wait here: they wait, or are whom the others wait for
-        self._busy: set[int] = set()
-        #: reentrant: a signal's handler may push, too
-        self._starting = threading.RLock()
-        self._thread: threading.Thread | None = None
-        #: the thread has a command under way
+        #: threads in the middle of a push
+        self._inside: set[int] = set()
+        #: the sending thread, and whether it has a command under way
+        self._sender = 0
         self._sending = False
 
     def push(self, push: Push, clock: str) -> list[str]:
         """The ids, once the messages are stored."""
-        if not self._sending and self._alone.acquire(blocking=False):
-            try:
-                return self._run(push, clock)
-            finally:
-                self._alone.release()
         me = threading.get_ident()
-        if me in self._busy:  # a signal's handler, or what the garbage collector ends, in the middle of a push
+        if me in self._inside or me == self._sender or sys.is_finalizing():
+            # In the middle of a push, which it must not wait for; or nobody is left to wait for.
             return self._run(push, clock)
-        entry = _Waiting(push, clock)
-        with self._starting:
-            if self._thread is None:
-                thread = threading.Thread(target=self._send_all, name="psmq-pushes", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:  # no more threads, or the interpreter ends: everybody goes alone
-                    return self._run(push, clock)
-                self._thread = thread
-            self._queue.put(entry)
+        entry: _Waiting | None = None
         try:
-            self._busy.add(me)
-            entry.done.acquire()
+            self._inside.add(me)
+            if len(self._inside) == 1 and not self._sending:
+                return self._run(push, clock)
+            entry = _Waiting(push, clock)
+            self._queue.put(entry)
+            if self._wants_sender() or not entry.claim():
+                entry.done.acquire()
         finally:
-            # In this order: whoever wakes this one in vain did so before, and the rest is left to be woken here.
-            entry.gone = True
-            self._busy.discard(me)
-            self._wake_next()
+            self._inside.discard(me)
+            if entry is not None:
+                entry.claim()
+                # In this order: whoever wakes this one in vain did so before, and the rest is left to be woken here.
+                entry.gone = True
+                self._wake_next()
         if entry.ids is not None:
             return entry.ids
         if entry.error is not None:
             raise entry.error
         return self._run(push, clock)
 
+    def _wants_sender(self) -> bool:
+        """See to it that there is one, after something was put; False where no thread can be started."""
+        if not self._sender:
+            try:
+                threading.Thread(target=self._send_all, name="psmq-pushes", daemon=True).start()
+            except RuntimeError:  # no more threads, or the interpreter ends: everybody goes alone
+                return False
+        return True
+
     def _wake_next(self) -> None:
         """Wake one of those who sleep and know how it went."""
-        while self._answered:
+        while True:
             try:
-                entry = self._answered.popleft()
+                entry = self._answered[0]
             except IndexError:
                 return
-            if not entry.gone:
+            gone = entry.gone
+            # Woken first, then off the list: whatever comes between, none is forgotten. To be woken twice does no harm.
+            with contextlib.suppress(RuntimeError):
                 entry.done.release()
+            with contextlib.suppress(ValueError):
+                self._answered.remove(entry)
+            if not gone:
                 return
 
     def _send_all(self) -> None:
-        self._busy.add(threading.get_ident())
-        held: _Waiting | None = None
+        if self._sender:
+            return  # somebody else was faster
+        me = self._sender = threading.get_ident()
         while True:
-            if held is None:
-                self._sending = not self._queue.empty()
-                try:
-                    held = self._queue.get(timeout=_FORGOTTEN if self._answered else _IDLE)
-                except Empty:
-                    if self._answered:
-                        self._wake_next()
-                        continue
-                    with self._starting:
-                        if not self._queue.empty():
-                            continue
-                        self._busy.discard(threading.get_ident())
-                        self._thread = None
-                        return
-            self._sending = True
-            taken, held = _take(held, self._next)
             try:
-                _answered(taken, self._run(_command(taken), taken[0].clock, meanwhile=self._wake_next))
-            except BaseException as error:
-                _failed(taken, error)
-                for entry in taken:
-                    entry.done.release()
+                first = self._queue.get(timeout=_FORGOTTEN if self._answered else _IDLE)
+            except Empty:
+                if self._answered:
+                    self._wake_next()
+                    continue
+                # In this order: who puts something from now on finds no sender, and what was put before is seen here.
+                self._sender = 0
+                if self._queue.empty():
+                    return
+                self._sender = me
                 continue
-            self._answered.extend(taken)
-            held = held or self._next()
-            if held is None or held.push.address != taken[0].push.address:
-                self._wake_next()  # the next command may take its time
+            self._sending = True
+            held = first if first.claim() else self._next()
+            while held is not None:
+                held = self._send(held)
+            self._sending = False
+
+    def _send(self, first: _Waiting) -> _Waiting | None:
+        """Send as many as go together. → the next one, if there is one already"""
+        taken, held = _take(first, self._next)
+        if sum(push_size(entry.push)[1] for entry in taken) > _QUICK:
+            self._wake_next()
+        try:
+            ids = self._run(_command(taken), first.clock, meanwhile=self._wake_next)
+        except BaseException as error:
+            _failed(taken, error)
+            for entry in taken:
+                entry.done.release()
+            return held or self._next()
+        _answered(taken, ids)
+        self._answered.extend(taken)
+        held = held or self._next()
+        if held is None or held.push.address != first.push.address:
+            self._wake_next()  # the next command may take its time
+        return held
 
     def _next(self) -> _Waiting | None:
         try:
-            return self._queue.get_nowait()
+            while not (entry := self._queue.get_nowait()).claim():
+                pass
         except Empty:
             return None
+        return entry
 
 
 class AsyncGatherer:
