@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -267,6 +270,129 @@ def test_the_sending_thread_pushes_itself(queue, monkeypatch):
     assert all_ended(in_threads(4, lambda: queue.push(b"x")))
     assert pushed
     assert queue.info().ready == 5
+
+
+class Alarm(Exception):
+    pass
+
+
+@contextmanager
+def alarms(handler):
+    """A signal every millisecond or so, in the main thread."""
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        yield lambda: signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0002, 0.002))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_exceptions_at_any_moment_leave_nobody_asleep(queue):
+    """As Ctrl-C, or an alarm that ends what takes too long."""
+    ended = threading.Event()
+
+    def push_on():
+        while not ended.is_set():
+            queue.push(b"x")
+
+    def handler(*_):
+        raise Alarm
+
+    threads, count, ends = in_threads(8, push_on), 0, time.monotonic() + 4
+    with alarms(handler) as set_alarm:
+        while time.monotonic() < ends:
+            try:
+                set_alarm()
+                while True:
+                    queue.push(b"main")
+            except Alarm:
+                count += 1
+    ended.set()
+    assert all_ended(threads)
+    assert count > 100
+
+
+def test_a_handler_may_wait_for_a_thread_that_pushes(queue):
+    """As a graceful end does, which joins its threads."""
+    ended, asked, done = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+    count, waited = 0, []
+
+    def push_on():
+        while not ended.is_set():
+            queue.push(b"x")
+
+    def push_when_asked():
+        while asked.acquire(timeout=20) and not ended.is_set():
+            queue.push(b"asked")
+            done.release()
+
+    def handler(*_):
+        nonlocal count
+        count += 1
+        asked.release()
+        waited.append(done.acquire(timeout=10))
+
+    threads, ends = in_threads(4, push_on) + in_threads(1, push_when_asked), time.monotonic() + 4
+    with alarms(handler) as set_alarm:
+        while time.monotonic() < ends and all(waited):
+            before = count
+            set_alarm()
+            while count == before:
+                queue.push(b"main")
+    ended.set()
+    asked.release()
+    assert all_ended(threads)
+    assert all(waited)
+    assert count > 100
+
+
+LAST_WORDS = """
+import os, sys, threading, time
+from psmq import QueueManager
+queue = QueueManager(url=sys.argv[1]).get_queue("last-words")
+class Last:
+    def __init__(self):
+        self.itself, self.queue, self.say = self, queue, os.write
+    def __del__(self):
+        self.queue.push(b"bye")
+        self.say(1, b"pushed")
+def push_on():
+    while True:
+        queue.push(b"x")
+for _ in range(8):
+    threading.Thread(target=push_on, daemon=True).start()
+time.sleep(0.3)
+last = Last()
+del last  # in a cycle, so it goes when the interpreter does
+"""
+
+
+def test_a_program_ends_whose_threads_push_and_that_pushes_as_it_ends(quiet_server):
+    """Its daemon threads are frozen by then, the one that sends among them."""
+    for _ in range(3):
+        words = [sys.executable, "-c", LAST_WORDS, quiet_server]
+        ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        assert (ended.returncode, ended.stdout) == (0, "pushed")
+
+
+def test_what_is_stored_does_not_wait_for_a_large_push_behind_it(queue, monkeypatch):
+    """Who is to be woken is woken before it is written: that may take long."""
+    gatherer, seen = queue._link._gatherer, []
+    run = gatherer._run
+
+    def watched(push, clock, *, meanwhile=None):
+        seen.append((sum(map(len, push.args[3::4])) > 100_000, len(gatherer._answered)))
+        return run(push, clock, meanwhile=meanwhile)
+
+    monkeypatch.setattr(gatherer, "_run", watched)
+    with held_up(queue, monkeypatch) as gate:
+        threads = in_threads(1, lambda: queue.push(b"small"))
+        wait_until(lambda: gatherer._sending and gatherer._queue.empty())
+        threads += in_threads(1, lambda: queue.push(b"x" * 500_000))
+        wait_until(lambda: gatherer._queue.qsize() == 1)
+        gate.set()
+        assert all_ended(threads)
+    assert seen == [(False, 0), (True, 0)]
 
 
 def test_coroutines_share_trips_and_one_that_is_cancelled_costs_the_others_nothing(in_loop):
