@@ -70,10 +70,16 @@ def show_letter(found: DeadTask, call: OpenedCall | None = None, *, original: bo
         draw_attempts(found.failures)
         last = next((failure for failure in reversed(found.failures) if failure.traceback), None)
         if last is not None:
-            click.echo(f"\nTraceback of attempt {last.attempt}:")
+            click.echo(f"\nTraceback of {_which(last, found.failures)}:")
             click.echo(paragraphs(last.traceback))
     short = tail(found.id)
     click.echo(f"\npsmq dead redrive {short} runs it again, psmq dead purge {short} deletes it.", err=True)
+
+
+def _which(one: Failure, failures: tuple[Failure, ...]) -> str:
+    """Which attempt it is; a redrive counts anew, so that several may have one number."""
+    same = [failure for failure in failures if failure.attempt == one.attempt and failure.outcome != "edited"]
+    return f"attempt {one.attempt}" if len(same) == 1 else f"the last attempt that is numbered {one.attempt}"
 
 
 def _decoded(call: OpenedCall | None, title: str) -> list[tuple[str, str]]:
@@ -103,7 +109,7 @@ def draw_attempts(failures: tuple[Failure, ...]) -> None:
         anew = 0 < failure.attempt <= last and failure.outcome != "edited"
         notes.append("; ".join(filter(None, ["sent back, counted anew" if anew else "", why(failure)])))
         last = failure.attempt
-    draw(columns, [_row(failure, form) for failure in failures], notes)
+    draw(columns, [_row(failure, form) for failure in failures], notes, whole=True)
 
 
 def why(failure: Failure) -> str:

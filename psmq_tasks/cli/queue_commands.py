@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["pause", "peek", "queues", "resume"]
 
+#: where there is no room, rates go first: psmq stats tells them, too; CONSUMERS stay, for they say "paused"
+_COLUMNS: Final = (
+    Column("QUEUE", gives="end"),
+    Column("READY", right=True),
+    Column("DELAYED", right=True, goes=4),
+    Column("LEASED", right=True, goes=3),
+    Column("DEAD", right=True, alarms=True),
+    Column("IN/S", right=True, goes=1),
+    Column("OUT/S", right=True, goes=1),
+    Column("OLDEST", right=True, goes=2),
+    Column("CONSUMERS", right=True),
+)
+
 
 @click.command()
 @json_option
@@ -27,7 +40,8 @@ def queues(place: Place, *, as_json: bool) -> None:
     READY can be taken now, DELAYED waits for its time (retries too), LEASED is being worked on, DEAD has failed for
     good. IN/S and OUT/S are messages pushed and finished in a second over the last minute or two (psmq stats tells
     more). OLDEST is how long the oldest ready message has been ready; CONSUMERS are the connections that asked for
-    messages within the last minute; a paused queue gives them nothing.
+    messages within the last minute; a paused queue gives them nothing. A narrow terminal leaves the rates out
+    first.
     """
     with place.inspector() as inspector:
         rates = {one.name: one for one in inspector.stats(None, 1)}
@@ -39,9 +53,8 @@ def queues(place: Place, *, as_json: bool) -> None:
     if not found:
         click.echo(f"There are no queues on {where}: the first push makes one.", err=True)
         return
-    titles = ("READY", "DELAYED", "LEASED", "DEAD", "IN/S", "OUT/S", "OLDEST", "CONSUMERS")
     draw(
-        [Column("QUEUE", gives="end"), *(Column(title, right=True, alarms=title == "DEAD") for title in titles)],
+        _COLUMNS,
         [
             (
                 info.name,

@@ -6,9 +6,11 @@ import contextlib
 import json
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
+
+from psmq_tasks.cli.fitting import GAP, Column, cut, keep_what_fits, widths_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,20 +40,6 @@ __all__ = [
 TAIL: Final = 8
 #: red of the terminal's own sixteen colours, and bold: it is read on dark and on light, and without colours
 _ALARM: Final = "bold red"
-#: between columns; and the narrowest that a column gets
-_GAP, _LEAST = 2, 6
-
-
-class Column(NamedTuple):
-    """A column of a table.
-
-    ``gives``: which end is left out where the terminal is narrow; "": never any. ``alarms``: anything but 0 stands out.
-    """
-
-    title: str
-    right: bool = False
-    gives: Literal["", "start", "end"] = ""
-    alarms: bool = False
 
 
 def print_json(document: Any, *, line: bool = False) -> None:
@@ -59,21 +47,39 @@ def print_json(document: Any, *, line: bool = False) -> None:
     click.echo(json.dumps(document, indent=2 if sys.stdout.isatty() and not line else None))
 
 
-def draw(columns: Sequence[Column], rows: Iterable[Sequence[str]], notes: Sequence[str] = ()) -> None:
-    """A table: on a terminal as wide as that, elsewhere whole and plain. ``notes``: below each row, "" for none."""
+def draw(
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[str]],
+    notes: Sequence[str] = (),
+    *,
+    whole: bool = False,
+    header: bool = True,
+) -> None:
+    """A table: on a terminal as wide as that, elsewhere whole and plain.
+
+    ``notes``: below each row, "" for none. ``whole``: cells that are too long go on below themselves, nothing is cut.
+    """
     shown = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        _draw_for_terminal(columns, shown, notes)
+        _draw_for_terminal(columns, shown, notes, whole=whole, header=header)
         return
-    widths = [max(len(column.title), *(len(row[at]) for row in shown), 0) for at, column in enumerate(columns)]
-    for number, row in enumerate(([column.title for column in columns], *shown)):
-        cells = [
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(row, widths, columns, strict=True)
-        ]
-        click.echo("  ".join(cells).rstrip())
-        if number and notes and notes[number - 1]:
-            click.echo(" " * (widths[0] + _GAP) + printable(notes[number - 1]))
+    widths = [
+        max(len(column.title), column.least, *(len(row[at]) for row in shown)) for at, column in enumerate(columns)
+    ]
+    if header:
+        _print_row(columns, widths, [column.title for column in columns])
+    for number, row in enumerate(shown):
+        _print_row(columns, widths, row)
+        if notes and notes[number]:
+            click.echo(" " * (widths[0] + GAP) + printable(notes[number]))
+
+
+def _print_row(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) -> None:
+    cells = [
+        cell.rjust(width) if column.right else cell.ljust(width)
+        for cell, width, column in zip(row, widths, columns, strict=True)
+    ]
+    click.echo("  ".join(cells).rstrip())
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> None:
@@ -93,34 +99,42 @@ def hang(head: str, text: str, style: str = "") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, _GAP, 0, 0))
+    grid = Table.grid(padding=(0, GAP, 0, 0))
     grid.add_column(no_wrap=True, width=len(head))
     grid.add_column(overflow="fold")
     grid.add_row(Text(head, style=style), Text(printable(text)))
     Console(highlight=False).print(grid)
 
 
-def _draw_for_terminal(columns: Sequence[Column], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> None:
+def _draw_for_terminal(
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    *,
+    whole: bool,
+    header: bool,
+) -> None:
     from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
 
     console = Console(highlight=False)
+    columns, rows = keep_what_fits(columns, rows, console.width)
+    widths = widths_of(columns, rows, console.width)
     if not notes:
-        console.print(table_of(columns, rows, console.width))
+        console.print(_table(columns, widths, rows, whole=whole, header=header))
         return
     # A row at a time, at the widths that all of them need.
-    widths = _widths(columns, rows, console.width)
     for number, (row, note) in enumerate(zip(rows, notes, strict=True)):
-        console.print(_table(columns, widths, [row], header=number == 0))
+        console.print(_table(columns, widths, [row], whole=whole, header=header and number == 0))
         if note:
-            console.print(Padding(Text(printable(note), style="dim"), (0, 0, 0, widths[0] + _GAP)))
+            console.print(Padding(Text(printable(note), style="dim"), (0, 0, 0, widths[0] + GAP)))
 
 
 def table_of(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, styles: Sequence[str] = ()) -> Table:
     """A table of so many cells' width; cells that are too long are cut. ``styles``: of each row."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    return _table(columns, _widths(columns, rows, width), rows, styles)
+    columns, rows = keep_what_fits(columns, [[printable(cell) for cell in row] for row in rows], width)
+    return _table(columns, widths_of(columns, rows, width), rows, styles)
 
 
 def _table(
@@ -129,50 +143,26 @@ def _table(
     rows: Sequence[Sequence[str]],
     styles: Sequence[str] = (),
     *,
+    whole: bool = False,
     header: bool = True,
 ) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold", show_header=header)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", show_header=header)
     for column, its_width in zip(columns, widths, strict=True):
         justify: Literal["left", "right"] = "right" if column.right else "left"
-        table.add_column(column.title, justify=justify, no_wrap=True, width=its_width)
+        table.add_column(column.title, justify=justify, no_wrap=not whole, overflow="fold", width=its_width)
     for number, row in enumerate(rows):
         cells = [
-            Text(_cut(cell, its_width, column.gives), style=_ALARM if column.alarms and cell != "0" else "")
+            Text(
+                cell if whole else cut(cell, its_width, column.gives),
+                style=_ALARM if column.alarms and cell != "0" else "",
+            )
             for cell, its_width, column in zip(row, widths, columns, strict=True)
         ]
         table.add_row(*cells, style=styles[number] if styles else None)
     return table
-
-
-def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
-    from rich.cells import cell_len
-
-    wanted = [max(cell_len(column.title), *(cell_len(row[at]) for row in rows), 0) for at, column in enumerate(columns)]
-    return _fit(columns, wanted, width - _GAP * (len(columns) - 1))
-
-
-def _fit(columns: Sequence[Column], wanted: Sequence[int], room: int) -> list[int]:
-    """What each column gets: columns that give share what the others leave, small ones first."""
-    widths = list(wanted)
-    left = room - sum(width for width, column in zip(wanted, columns, strict=True) if not column.gives)
-    giving = sorted((at for at, column in enumerate(columns) if column.gives), key=lambda at: wanted[at])
-    for number, at in enumerate(giving):
-        widths[at] = max(min(wanted[at], left // (len(giving) - number)), _LEAST)
-        left -= widths[at]
-    return widths
-
-
-def _cut(text: str, width: int, gives: str) -> str:
-    from rich.cells import cell_len, set_cell_size
-
-    if cell_len(text) <= width:
-        return text
-    if gives == "start":
-        return "…" + set_cell_size(text[::-1], width - 1)[::-1]
-    return set_cell_size(text, width - 1) + "…"
 
 
 @contextlib.contextmanager

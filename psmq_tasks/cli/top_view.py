@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psmq_tasks.cli.showing import Column, age, counted, duration, per_second, printable, table_of, tail
-from psmq_tasks.cli.watch_commands import worker_row
+from psmq_tasks.cli.watch_commands import worker_columns, worker_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,9 +112,18 @@ def _style(info: QueueInfo, *, chosen: bool) -> str:
 
 
 def _columns(width: int) -> list[Column]:
-    times = ("WAIT50", "95%", "RUN50", "95%") if width >= _WIDE else ("WAIT95", "RUN95")
-    titles = ("READY", "DELAY", "LEASED", "DEAD", "IN/S", "OUT/S", "OLDEST", *times)
-    return [Column("QUEUE", gives="end"), *(Column(title, right=True, alarms=title == "DEAD") for title in titles)]
+    times = (("WAIT50", 2), ("95%", 1), ("RUN50", 2), ("95%", 1)) if width >= _WIDE else (("WAIT95", 2), ("RUN95", 1))
+    return [
+        Column("QUEUE", gives="end"),
+        Column("READY", right=True),
+        Column("DELAY", right=True, goes=4),
+        Column("LEASED", right=True, goes=5),
+        Column("DEAD", right=True, alarms=True),
+        Column("IN/S", right=True, goes=7),
+        Column("OUT/S", right=True, goes=6),
+        Column("OLDEST", right=True, goes=3),
+        *(Column(title, right=True, goes=turn) for title, turn in times),
+    ]
 
 
 def _row(info: QueueInfo, stats: QueueStats, width: int) -> tuple[str, ...]:
@@ -138,9 +147,7 @@ def _workers(workers: Sequence[Worker], width: int, room: int) -> list[Any]:
 
     if not workers:
         return [Text("no worker has said that it is there: psmq-worker APP", style="italic")]
-    titles = ("SLOTS", "RUN", "DONE", "FAILED", "MEM", "UP", "BEAT")
-    columns = [Column("WORKER", gives="start"), Column("QUEUES", gives="end")]
-    columns += [Column(title, right=True) for title in titles]
+    columns = worker_columns("SLOTS", "RUN", "DONE", "FAILED", "MEM", "UP", "BEAT")
     shown = workers[: max(room, 1)]
     parts: list[Any] = [table_of(columns, [worker_row(worker) for worker in shown], width)]
     tasks = sorted(((task.since, task, worker) for worker in workers for task in worker.tasks), key=itemgetter(0))
@@ -161,7 +168,7 @@ def _workers(workers: Sequence[Worker], width: int, room: int) -> list[Any]:
             Column("RUNNING"),
             Column("TASK", gives="start"),
             Column("QUEUE", gives="end"),
-            Column("ATTEMPT", right=True),
+            Column("ATTEMPT", right=True, goes=1),
             Column("FOR", right=True),
             Column("PROCESS/SLOT", gives="start"),
         ]

@@ -10,11 +10,9 @@ import click
 
 from psmq_tasks.cli.dead_letter import draw_attempts
 from psmq_tasks.cli.options import Place, Seconds, json_option, place_options, queue_option
-from psmq_tasks.cli.showing import Column, age, draw, duration, facts, moment, print_json, printable, tail
+from psmq_tasks.cli.showing import Column, age, draw, duration, facts, moment, print_json, tail
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from psmq import Event
     from psmq_tasks.inspection import Traced
 
@@ -36,6 +34,8 @@ _WORDS: Final = {
     "outlived": "kept for its queue's dead_retention: dropped",
     "finished": "finished",
 }
+#: of the timeline; as wide in one row as in all, for those that follow
+_COLUMNS: Final = (Column("WHEN", least=12), Column("AFTER", right=True, least=6), Column("WHAT", gives="end"))
 #: what workers write in front of a reason; the line above says it
 _ATTEMPT: Final = re.compile(r"^failed at attempt \d+: ")
 
@@ -78,8 +78,7 @@ def _show(found: Traced, *, as_json: bool) -> None:
     _show_facts(found)
     if found.events and (found.logged or not found.failures):
         click.echo()  # without a log it would say what the attempts say
-        rows = [_row(event, before) for event, before in zip(found.events, (None, *found.events), strict=False)]
-        draw([Column("WHEN"), Column("AFTER", right=True), Column("WHAT", gives="end")], rows)
+        draw(_COLUMNS, _rows(found), whole=True)
     if found.failures:
         click.echo()
         draw_attempts(found.failures)
@@ -113,14 +112,16 @@ def _tell(found: Traced, seen: int, *, as_json: bool, first: bool = False) -> in
     if first and not as_json:
         _show_facts(found)
         click.echo()
-    before: Sequence[Event | None] = (None, *found.events)
-    for event, previous in list(zip(found.events, before, strict=False))[seen:]:
-        if as_json:
+    if as_json:
+        for event in found.events[seen:]:
             print_json({**event_as_dict(event), "queue": found.queue, "state": found.state}, line=True)
-        else:
-            when, after, what = _row(event, previous)
-            click.echo(f"{when}  {after:>6}  {printable(what)}")
+    elif first or len(found.events) > seen:
+        draw(_COLUMNS, _rows(found)[seen:], whole=True, header=first)
     return len(found.events)
+
+
+def _rows(found: Traced) -> list[tuple[str, str, str]]:
+    return [_row(event, before) for event, before in zip(found.events, (None, *found.events), strict=False)]
 
 
 def _row(event: Event, before: Event | None) -> tuple[str, str, str]:

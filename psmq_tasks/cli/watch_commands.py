@@ -14,10 +14,22 @@ if TYPE_CHECKING:
     from psmq import QueueStats
     from psmq_tasks.inspection import Inspector, Running, Worker
 
-__all__ = ["stats", "workers"]
+__all__ = ["stats", "worker_columns", "worker_row", "workers"]
 
 #: kinds of running tasks that are named below a worker
 _MOST_KINDS: Final = 3
+#: of psmq stats; where there is no room, both that have no name of their own go first
+_COLUMNS: Final = (
+    Column("QUEUE", gives="end"),
+    Column("IN/S", right=True),
+    Column("OUT/S", right=True),
+    Column("FAILED", right=True, goes=4),
+    Column("DEAD", right=True, alarms=True),
+    Column("WAIT 50%", right=True, goes=3),
+    Column("95%", right=True, goes=1),
+    Column("RUN 50%", right=True, goes=2),
+    Column("95%", right=True, goes=1),
+)
 
 
 @click.command()
@@ -38,9 +50,7 @@ def workers(place: Place, *, as_json: bool) -> None:
     elif not found:
         click.echo(f"No worker has said that it is there, on {where}: psmq-worker APP starts one.", err=True)
     else:
-        titles = ("SLOTS", "RUNNING", "DONE", "FAILED", "MEMORY", "UP", "BEAT")
-        columns = [Column("WORKER", gives="start"), Column("QUEUES", gives="end")]
-        columns += (Column(title, right=True) for title in titles)
+        columns = worker_columns("SLOTS", "RUNNING", "DONE", "FAILED", "MEMORY", "UP", "BEAT")
         draw(columns, list(map(worker_row, found)), list(map(_running, found)))
 
 
@@ -56,6 +66,17 @@ def _running(worker: Worker) -> str:
     ]
     left = worker.running - sum(len(tasks) for _, tasks in shown)
     return ", ".join([*words, f"{left} more"] if left > 0 and words else words)
+
+
+def worker_columns(slots: str, *titles: str) -> list[Column]:
+    """For ``worker_row``. Where there is no room, what changes least goes first."""
+    goes = (0, 5, 0, 1, 2, 3)  # running and failed stay
+    return [
+        Column("WORKER", gives="start"),
+        Column("QUEUES", gives="end"),
+        Column(slots, right=True, goes=4),
+        *(Column(title, right=True, goes=turn) for title, turn in zip(titles, goes, strict=True)),
+    ]
 
 
 def worker_row(worker: Worker) -> tuple[str, ...]:
@@ -97,9 +118,7 @@ def _show(inspector: Inspector, found: list[QueueStats]) -> None:
     if not found:
         click.echo(f"There are no queues on {inspector.manager.url}: the first push makes one.", err=True)
         return
-    titles = ("IN/S", "OUT/S", "FAILED", "DEAD", "WAIT 50%", "95%", "RUN 50%", "95%")
-    numbers = [Column(title, right=True, alarms=title == "DEAD") for title in titles]
-    draw([Column("QUEUE", gives="end"), *numbers], map(_row, found))
+    draw(_COLUMNS, map(_row, found))
 
 
 def _row(stats: QueueStats) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import pytest
 from mishaps import failure, kill
 from support import ROOT
 
-from psmq import Release
+from psmq import Bury, Release
 
 from .test_ending import PSMQ
 
@@ -155,3 +155,70 @@ def test_what_was_decided_stands_below_each_attempt(manager, screen):
     assert max(map(len, text.splitlines())) <= 80
     text = without_colours(screen("retries", width=60).read_until())
     assert why in " ".join(text.split())
+
+
+def columns_of(lines, title):
+    """What stands below the title, from its row on, put together again."""
+    at = next(number for number, line in enumerate(lines) if title in line)
+    begin = lines[at].index(title)
+    return "".join(line[begin:].strip() for line in lines[at + 1 :])
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("words", [("dead", "show"), ("trace",)])
+def test_what_shows_one_message_cuts_nothing(manager, screen, words, width):
+    """Long cells go on below themselves: the last words are often those that one looks for."""
+    queue = manager.get_queue("q")
+    (message_id,) = kill(queue)
+    queue.redrive([message_id])
+    message = queue.get()
+    record = failure(message="the till of shop 7 is shut", decision="not an error that its policy retries")
+    queue.exchange([(message, Bury("ValueError: the till of shop 7 is shut", failure=record))])
+    text = without_colours(screen(*words, message_id, width=width).read_until())
+    text = text.partition("\nTraceback")[0]
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    shown = columns_of(text.splitlines(), "THEN").replace(" ", "")
+    assert "notanerrorthatitspolicyretries" in shown
+
+
+def test_a_timeline_cuts_nothing_either(manager, screen):
+    """Looked at, and followed."""
+    queue = manager.get_queue("q", event_log=100)
+    message_id = queue.push(b"x")
+    queue.bury(queue.get(), "no " * 40 + "end")
+    for words in (["trace"], ["trace", "--follow"]):
+        text = without_colours(screen(*words, message_id, width=60).read_until())
+        table = text.partition("\n\n")[2].partition("\ndead since")[0]
+        what = columns_of(table.splitlines(), "WHAT")
+        assert "…" not in text
+        assert max(map(len, table.splitlines())) <= 60
+        assert what.replace(" ", "").count("no") >= 40
+        assert "end" in what
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+@pytest.mark.parametrize("words", [("queues",), ("stats",)])
+def test_names_of_queues_are_whole_and_numbers_too(manager, screen, words, width):
+    """Where there is no room for all columns, those that matter least are left out."""
+    manager.get_queue("default").push_many([b"x"] * 12)
+    manager.get_queue("letters").pause()
+    text = without_colours(screen(*words, width=width).read_until())
+    header, default, letters = text.splitlines()
+    assert "…" not in text
+    assert max(map(len, (header, default, letters))) <= width
+    assert [default.split()[0], letters.split()[0]] == ["default", "letters"]
+    assert len(header.replace(" 50%", "").split()) == len(default.split()) == len(letters.split())
+    assert "DEAD" in header
+    if words == ("queues",):
+        assert ["READY", "12", "paused"] == [header.split()[1], default.split()[1], letters.split()[-1]]
+        assert ("IN/S" in header) == (width == 80)
+
+
+def test_a_long_name_takes_no_column_away_that_fits_beside_most_of_it(manager, screen):
+    """It is cut instead."""
+    manager.get_queue("n" * 60)
+    header, row = without_colours(screen("queues", width=80).read_until()).splitlines()
+    assert header.split()[-1] == "CONSUMERS"
+    assert row.startswith("n" * 15)
+    assert "…" in row

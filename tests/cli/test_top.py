@@ -54,6 +54,22 @@ def shown(inspector, width, height=24, view=None, trouble=""):
     return console.export_text().splitlines()
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_screen_names_what_it_shows(busy, manager, width, screen):
+    """Columns are left out, and no name of a queue or title is cut for them; psmq workers does the same."""
+    manager.delete_queue("a-queue-with-quite-a-long-name-in-it")
+    manager.get_queue("a-queue-of-18-chars")
+    text = "\n".join(shown(busy, width))
+    for name in ("a-queue-of-18-chars", "empty (paused)", "READY", "DEAD", "RUNNING", "a-host.example.o"):
+        assert name in text
+    assert "…" not in text.partition("WORKER")[0]
+    header, row, _ = without_colours(screen("workers", width=width).read_until()).splitlines()
+    assert max(len(header), len(row)) <= width
+    assert header.split()[:2] == ["WORKER", "QUEUES"]
+    assert {"RUNNING", "FAILED"} <= {*header.split()}
+    assert "mail" in row.split()
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 120])
 def test_a_screen_fits_its_terminal(busy, width):
     """Numbers whole, names cut; what runs is named with its queue, its slot and since when."""

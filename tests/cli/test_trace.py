@@ -106,6 +106,7 @@ def test_attempts_that_are_counted_anew_show_that_somebody_sent_it_back(manager,
         if again:
             queue.redrive([message.message_id])
     assert run("trace", message.message_id).stdout.count("sent back, counted anew") == 1
+    assert "\nTraceback of the last attempt that is numbered 1:\n" in run("dead", "show", message.message_id).stdout
     assert words(run("trace", message.message_id, "--follow").stdout)[1:-1] == [
         "attempt 1, delivered to host:7",
         "failed: ValueError: no",
@@ -113,6 +114,16 @@ def test_attempts_that_are_counted_anew_show_that_somebody_sent_it_back(manager,
         "attempt 1, delivered to host:7",
         "failed: ValueError: no",
     ]
+
+
+def test_a_timeline_looks_the_same_when_it_is_followed(manager, run):
+    """Header, widths, rows."""
+    queue = manager.get_queue("q", event_log=100)
+    message_id = queue.push(b"x")
+    queue.get().bury("no")
+    looked, followed = run("trace", message_id).stdout, run("trace", message_id, "--follow").stdout
+    assert "\nWHEN           AFTER  WHAT\n" in looked
+    assert followed.partition("\n\n")[2].startswith(looked.partition("\n\n")[2])
 
 
 def test_several_messages_with_one_ending_are_named(manager, run):
