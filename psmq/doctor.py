@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psmq import commands, library
 from psmq.commands import Address, Plain
 from psmq.errors import PsmqError, QueueNotFound
-from psmq.findings import Finding, moving, totals_of
+from psmq.findings import Finding, counted, moving, totals_of
 from psmq.rights import rights, texts
 
 if TYPE_CHECKING:
@@ -208,18 +208,19 @@ def _queue(address: Address) -> Steps:
     subject = f"queue {address.name}"
     found = []
     if info.ready and not info.consumers and not info.paused:
-        message = f"{info.ready} messages wait and nobody has asked for one within the last minute"
+        verb = "waits" if info.ready == 1 else "wait"
+        message = f"{counted(info.ready, 'message')} {verb} and nobody has asked for one within the last minute"
         found.append(Finding("problem", subject, message, f"psmq-worker APP -q {address.name}"))
     elif (info.oldest_ready or 0) > _STALE and not info.paused:
-        message = f"the oldest of {info.ready} ready messages waits for {info.oldest_ready:.0f} s"
+        message = f"the oldest of {counted(info.ready, 'ready message')} waits for {info.oldest_ready:.0f} s"
         found.append(Finding("advice", subject, message, "more workers; psmq top shows what those there are do"))
     if info.paused and info.ready:
-        message = f"paused, and {info.ready} messages wait"
+        message = f"paused, and {counted(info.ready, 'message')} {'waits' if info.ready == 1 else 'wait'}"
         found.append(Finding("advice", subject, message, f"psmq resume {address.name}"))
     if info.dead:
         fix = f"psmq dead list --group-by error --queue {address.name}"
         kept = info.config.dead_retention
-        message = "1 dead letter" if info.dead == 1 else f"{info.dead} dead letters"
+        message = counted(info.dead, "dead letter")
         message += f", each kept for {kept:g} s" if kept else ""
         found.append(Finding("advice", subject, message, fix))
     found += yield from moving(address, (yield from totals_of(address)))
@@ -233,6 +234,7 @@ def _queue(address: Address) -> Steps:
         old = [m for m in held if m.first_retrieved and (now - m.first_retrieved).total_seconds() > _STUCK]
         first = [m for m in old if m.retrieval_count == 1]
         if first:
-            message = f"{len(first)} messages have been with their holder for more than an hour ({first[0].message_id})"
+            who = "message has been with its" if len(first) == 1 else "messages have been with their"
+            message = f"{len(first)} {who} holder for more than an hour ({first[0].message_id})"
             found.append(Finding("advice", subject, message, "psmq workers says who; a time_limit would end it"))
     return found or [Finding("fine", subject, f"{info.ready} ready, {info.leased} leased, no dead letters")]

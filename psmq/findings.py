@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from psmq.commands import Address
 
-__all__ = ["Finding", "audit"]
+__all__ = ["Finding", "audit", "counted"]
 
 Level = Literal["fine", "advice", "problem"]
 Move = Literal["departing", "departed", "arriving"]
@@ -49,6 +49,11 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return asdict(self)
+
+
+def counted(count: int, word: str) -> str:
+    """``1 message``, ``2 messages``"""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def audit(address: Address) -> Generator[Any, Any, list[Finding]]:

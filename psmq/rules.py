@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from psmq.errors import InvalidOption, QueueNotFound
+from psmq.findings import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -120,7 +121,8 @@ class Rule:
         elif self.metric in ("workers", "unserved"):
             value = info.consumers
             fires = info.consumers == 0 and not info.paused and (self.metric == "workers" or info.ready > 0)
-            message = f"{info.consumers} consumers within the last minute, {info.ready} messages ready"
+            consumers, messages = counted(info.consumers, "consumer"), counted(info.ready, "message")
+            message = f"{consumers} within the last minute, {messages} ready"
         else:
             measure, unit = _METRICS[self.metric]
             value = measure(sample)

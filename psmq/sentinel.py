@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from psmq import server_process
 from psmq.data_folder import DataFolder
 from psmq.errors import PsmqError, ServerUnreachable, ServerUnsuitable
+from psmq.findings import counted
 from psmq.rules import Alert, Rule, Watch, rules_of, take_samples
 from psmq.sentinel_log import log
 from psmq.server import DURABILITIES, linger
@@ -73,15 +74,15 @@ def notices(previous: Mapping[str, Notice], infos: Iterable[QueueInfo]) -> tuple
 def _changes(before: Notice, now: Notice, info: QueueInfo) -> Iterable[str]:
     if now.dead > before.dead:
         more = now.dead - before.dead
-        letters = "dead letter" if more == 1 else "dead letters"
-        yield f"{more} more {letters}, {now.dead} in all; psmq dead list --queue {info.name}"
+        yield f"{counted(more, 'more dead letter')}, {now.dead} in all; psmq dead list --queue {info.name}"
     if now.stale and not before.stale:
         yield (
-            f"the oldest of {info.ready} ready messages waits for {info.oldest_ready or 0.0:.0f} s, "
-            f"with {info.consumers} consumers"
+            f"the oldest of {counted(info.ready, 'ready message')} waits for {info.oldest_ready or 0.0:.0f} s, "
+            f"with {counted(info.consumers, 'consumer')}"
         )
     if now.unserved and not before.unserved:
-        yield f"{info.ready} messages wait and nobody asks for them; start a psmq-worker"
+        verb, them = ("waits", "it") if info.ready == 1 else ("wait", "them")
+        yield f"{counted(info.ready, 'message')} {verb} and nobody asks for {them}; start a psmq-worker"
     if before.stale and not now.stale:
         yield "no message waits for long any more"
     if before.unserved and not now.unserved:

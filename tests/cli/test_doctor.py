@@ -106,6 +106,21 @@ def test_queues_in_trouble_are_named(manager, read, run):
     assert max(map(len, shown.splitlines())) < 200
 
 
+def test_one_message_waits_and_two_wait(manager, read, raw_server, namespace):
+    """Nobody comes for them, or the queue is paused."""
+    queue = manager.get_queue("mail")
+    for count, words in ((1, "1 message waits"), (2, "2 messages wait")):
+        queue.push(b"x")
+        raw_server.delete(f"{namespace}:{{mail}}:consumers")
+        (found,) = [one["message"] for one in read("doctor", code=1)["findings"] if one["subject"] == "queue mail"]
+        assert found == f"{words} and nobody has asked for one within the last minute"
+        queue.pause()
+        (found,) = [one["message"] for one in read("doctor", code=1)["findings"] if one["subject"] == "queue mail"]
+        assert found == f"paused, and {words}"
+        queue.resume()
+        assert queue.info().ready == count
+
+
 def test_no_server_is_3_and_no_queue_4(run):
     """One line each."""
     result = run_psmq("doctor", "unix:///nonexistent/socket", code=3)

@@ -409,10 +409,10 @@ def test_a_queue_that_falls_behind_is_told_once_and_its_recovery_too():
     """Past 60 s."""
     behind = Info(ready=7, oldest_ready=61.0)
     assert said(behind, behind, Info(), behind) == [
-        ["queue 'mail': the oldest of 7 ready messages waits for 61 s, with 1 consumers"],
+        ["queue 'mail': the oldest of 7 ready messages waits for 61 s, with 1 consumer"],
         [],
         ["queue 'mail': no message waits for long any more"],
-        ["queue 'mail': the oldest of 7 ready messages waits for 61 s, with 1 consumers"],
+        ["queue 'mail': the oldest of 7 ready messages waits for 61 s, with 1 consumer"],
     ]
 
 
@@ -450,7 +450,7 @@ def test_the_sentinel_looks_at_the_queues_and_is_no_client_of_its_own(db_dir, mo
     monkeypatch.setenv("PSMQ_SERVER_LINGER", "1.5")
     with QueueManager(db_dir=db_dir) as manager:
         manager.get_queue("mail").push(b"hello")
-        wait_until(lambda: "queue 'mail': 1 messages wait and nobody asks for them" in log(db_dir))
+        wait_until(lambda: "queue 'mail': 1 message waits and nobody asks for it" in log(db_dir))
     wait_until(lambda: not is_running(db_dir))
     assert "cannot be looked at" not in log(db_dir)
 
