@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 from mishaps import kill, retry_later
 
+from psmq import QueueConfig
 from psmq_tasks.cli import psmq
 
 
@@ -73,13 +76,33 @@ def test_settings_are_shown_and_changed(manager, run, read):
     """Durations as people write them; what is none of them changes nothing."""
     queue = manager.get_queue("q")
     shown = run("configure", "q", "visibility_timeout=2m", "max_length=10", "on_expiry=bury").stdout
-    assert ["visibility_timeout", "120"] in [line.split() for line in shown.splitlines()]
+    values = dict(line.split() for line in shown.splitlines())
+    assert (values["visibility_timeout"], values["max_size"], values["ttl"]) == ("2m", "1MiB", "none")
+    assert (values["max_length"], values["delay"], values["on_expiry"]) == ("10", "0s", "bury")
     config = queue.info().config
     assert (config.visibility_timeout, config.max_length, config.on_expiry) == (120, 10, "bury")
     assert read("configure", "q", "max_length=none")["config"]["max_length"] is None
-    for bad in ("visibility_timeout=x", "max_length", "nonsense=1", "max_retrievals=0", "on_expiry=x"):
+    run("configure", "q", "max_size=64KiB", "ttl=0.25", "dead_retention=30d", "event_log=1000")
+    values = dict(line.split() for line in run("configure", "q").stdout.splitlines()[1:])
+    assert [values[name] for name in ("max_size", "ttl", "dead_retention", "event_log")] == [
+        "64KiB", "0.25s", "30d", "1000",
+    ]  # fmt: skip
+    del values["clock"]
+    run("configure", "q", *(f"{name}={value}" for name, value in values.items()))  # as it is shown
+    assert queue.info().config.max_size == 65_536
+    for bad in ("visibility_timeout=x", "max_size=xMiB", "max_length", "nonsense=1", "max_retrievals=0", "on_expiry=x"):
         run("configure", "q", bad, "delay=5", code=2)
     assert queue.info().config.delay == 0
+
+
+def test_the_help_lists_the_settings(run):
+    """All there are, each with its default."""
+    lines = [
+        line.split(maxsplit=2) for line in run("configure", "--help").stdout.splitlines() if line.startswith("    ")
+    ]
+    listed = {line[0]: line[1] for line in lines if line[0] in {field.name for field in fields(QueueConfig)}}
+    assert [*listed] == [field.name for field in fields(QueueConfig)]
+    assert (listed["visibility_timeout"], listed["max_size"], listed["ttl"]) == ("30s", "1MiB", "none")
 
 
 def test_a_queue_is_deleted_when_that_was_meant(manager, run):
