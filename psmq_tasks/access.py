@@ -13,7 +13,7 @@ from psmq import QueueManager
 from psmq.config import check_name
 from psmq.errors import InvalidOption
 from psmq_tasks.envelope import Keyring
-from psmq_tasks.errors import SecretMissing
+from psmq_tasks.errors import MAKE_SECRET, SecretMissing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,13 +106,22 @@ class ServerAccess:
     def _find_keys(self) -> Keyring:
         secret = self._secret or os.environ.get("PSMQ_SECRET") or self.manager.signing_key()
         if isinstance(secret, str):
-            keyring = Keyring.from_text(secret, allow_unsigned=self.allow_unsigned)
+            keyring = self._of_text(secret)
         else:
             keys = (secret,) if isinstance(secret, bytes) else secret or ()
             keyring = Keyring(keys, allow_unsigned=self.allow_unsigned)
         if not len(keyring) and not self.allow_unsigned:
             raise SecretMissing(self.manager.url)
         return keyring
+
+    def _of_text(self, secret: str) -> Keyring:
+        try:
+            return Keyring.from_text(secret, allow_unsigned=self.allow_unsigned)
+        except InvalidOption as error:
+            if self._secret:
+                raise
+            problem = f"{error.problem}. This makes a key, to be set wherever tasks are sent or run:\n  {MAKE_SECRET}"
+            raise InvalidOption("PSMQ_SECRET", problem) from None
 
     def close(self) -> None:
         """Close idle connections. The app can be used again."""

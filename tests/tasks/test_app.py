@@ -110,6 +110,14 @@ def test_the_key_is_the_given_one_then_the_environments_then_the_servers_own(mon
     monkeypatch.setenv("PSMQ_SECRET", " , ")
     with pytest.raises(SecretMissing):
         _ = TaskApp(url="redis://h").keyring
+    monkeypatch.setenv("PSMQ_SECRET", "short")
+    with pytest.raises(
+        InvalidOption, match=r"(?s)PSMQ_SECRET must be at least 16 bytes.*export PSMQ_SECRET="
+    ) as caught:
+        _ = TaskApp(url="redis://h").keyring
+    assert "short" not in str(caught.value)
+    with pytest.raises(InvalidOption, match="^secret must be"):
+        _ = TaskApp(url="redis://h", secret="hush").keyring
     monkeypatch.delenv("PSMQ_SECRET")
     memory = TaskApp(url="memory:")
     assert signs_like(memory, memory.manager.signing_key())
