@@ -21,7 +21,7 @@ from psmq.environment import is_on, is_yes
 from psmq.errors import InvalidOption
 from psmq.routes import ClusterRoute, Node, Route, SentinelRoute
 
-__all__ = ["Endpoint"]
+__all__ = ["KNOWN", "Endpoint"]
 
 _SCHEMES: Final = {
     "redis": "redis",
@@ -30,10 +30,16 @@ _SCHEMES: Final = {
     "valkeys": "rediss",
     "unix": "unix",
 }
-_KNOWN: Final = "memory: embedded:///dir redis:// rediss:// unix:// valkey:// redis+sentinel:// redis+cluster://"
+_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
+#: how the URL of a server that others reach, too, may begin
+KNOWN: Final = (
+    "embedded:///folder unix:///socket redis:// rediss:// valkey:// valkeys:// "
+    "(these four also like redis+sentinel:// and redis+cluster://)"
+)
+#: what people write for a server's URL: a host, perhaps with a port and a database
+_HOST: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[0-9]*)?")
 #: what stands in a URL's query for us, not for redis-py
 _OURS: Final = ("durability", "allow_eviction", "sentinel_username", "sentinel_password")
-_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
 #: signs what this process puts on its in-memory server; forked workers inherit it, nobody else can reach that server
 _MEMORY_KEY: Final = os.urandom(32)
 #: seconds to connect, and seconds an answer may take that does not wait for anything
@@ -87,7 +93,9 @@ class Endpoint:
         if scheme not in (_SCHEMES if kind else {*_SCHEMES, "embedded"}) or (kind and kind not in _PORTS):
             # Where nothing has its place, a password may be anything before an @ or behind a question mark.
             shown = _redacted(url) if "://" in url else url.rpartition("@")[2].partition("?")[0]
-            raise InvalidOption("url", f"must start with one of {_KNOWN}, not {shown!r}")
+            if _HOST.fullmatch(url):
+                raise InvalidOption("url", f"must be a URL, not {shown!r}: did you mean redis://{url}?")
+            raise InvalidOption("url", f"must start with one of memory: {KNOWN}, not {shown!r}")
         query = dict(parse_qsl(parts.query))
         durability = durability or query.get("durability")
         if scheme == "embedded":

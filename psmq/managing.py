@@ -30,6 +30,17 @@ _NAMES: Final = 200_000
 DEFAULT_TIMEOUT: Final = 10.0
 
 
+@contextlib.contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """What is wrong with a URL is said of where it was written."""
+    try:
+        yield
+    except InvalidOption as error:
+        if error.option != "url":
+            raise
+        raise InvalidOption(name, error.problem) from None
+
+
 class ManagerFlows:
     """A place and what is done there step by step; the managers take the steps."""
 
@@ -68,7 +79,8 @@ class ManagerFlows:
         """The server that PSMQ_URL names; without it, the embedded server of this user."""
         url = os.environ.get("PSMQ_URL")
         if url:
-            return cls(url=url, namespace=namespace, timeout=timeout)
+            with blaming("PSMQ_URL"):
+                return cls(url=url, namespace=namespace, timeout=timeout)
         return cls(db_dir=server.default_db_dir(), namespace=namespace, timeout=timeout)
 
     def settings(self) -> dict[str, Any]:

@@ -30,10 +30,12 @@ def doctor(place: Place, *, server_url: str | None, audit: str | None, as_json: 
     Does it keep messages safe, and are its queues well? Of a cluster each primary is looked at. Each finding says
     what it means and what to do. It only reads, in small steps; a function library that is missing is loaded if
     there is a queue to look at. --audit counts a queue's messages and notes again and says what does not add up,
-    also while it works. Exit status: 1 when there is a problem, 0 otherwise; advice is none.
+    also while it works.
+
+    Exit status: 0 no problem (advice is none), 1 a problem, 2 usage, 3 no server, 4 no such queue.
     """
     if server_url:
-        place = replace(place, url=server_url)
+        place = replace(place, url=server_url, named_by="url")
     with place.inspector() as inspector:
         found = inspector.audit(audit) if audit is not None else inspector.diagnose()
         where = inspector.manager.url

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import shlex
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,9 @@ import click
 from click.core import ParameterSource
 
 from psmq import QueueManager, server
+from psmq.endpoint import KNOWN
 from psmq.errors import ServerUnsuitable
+from psmq.managing import blaming
 from psmq_tasks.cli.completing import queue_names
 from psmq_tasks.cli.running import FAILED, UNREACHABLE, USAGE, ExitWith, Problem
 
@@ -29,6 +32,7 @@ __all__ = [
     "confirm",
     "dry_run_option",
     "json_option",
+    "looked_at",
     "place_options",
     "queue_option",
     "refuse_file",
@@ -44,6 +48,8 @@ else:
 
 #: seconds that a command waits for a server
 _PATIENCE: Final = 5.0
+#: that which is meant where none is named
+_NAMESPACE: Final = "psmq"
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,16 @@ class Place:
     url: str | None
     db_dir: Path
     namespace: str
+    #: where the URL was written
+    named_by: str = "url"
 
     def manager(self) -> QueueManager:
         """The server, if there can be one: nothing is made by looking."""
         if self.url is None:
             manager = QueueManager(db_dir=self.db_dir, namespace=self.namespace, timeout=_PATIENCE)
         else:
-            manager = QueueManager(url=self.url, namespace=self.namespace, timeout=_PATIENCE)
+            with blaming(self.named_by):
+                manager = QueueManager(url=self.url, namespace=self.namespace, timeout=_PATIENCE)
         if manager.url == "memory:":
             raise Problem("memory: is a server inside one program, which nobody else can look into", USAGE)
         if manager.db_dir is not None:
@@ -69,7 +78,10 @@ class Place:
     @property
     def folder(self) -> Path | None:
         """The data folder of an embedded server; None: it is a server of another kind."""
-        return self.db_dir if self.url is None else QueueManager(url=self.url).db_dir
+        if self.url is None:
+            return self.db_dir
+        with blaming(self.named_by):
+            return QueueManager(url=self.url).db_dir
 
     def calls(self) -> Calls:
         """What opens and seals calls, with the key that workers of this server have; SecretMissing."""
@@ -106,10 +118,21 @@ def _check_folder(folder: Path) -> None:
         raise ServerUnsuitable(f"the data folder {folder} cannot be read: {error.strerror}") from error
     if status is None or not (status.running or status.flavour):
         raise Problem(
-            f"there is no server yet: {folder} holds no data. Start a worker (psmq-worker APP), "
-            "or name a server with -u URL or PSMQ_URL",
+            f"there is no server yet: {folder} holds no data. {_start(folder)} starts one, and so does a worker "
+            "(psmq-worker APP); -u URL or PSMQ_URL names another",
             UNREACHABLE,
         )
+
+
+def _start(folder: Path) -> str:
+    return "psmq server start" + ("" if folder == server.default_db_dir() else f" --db-dir {shlex.quote(f'{folder}')}")
+
+
+def looked_at(manager: QueueManager) -> str:
+    """Where nothing was found: the server and the namespace, and that there are others."""
+    name = manager.namespace
+    hint = "--namespace names another" if name == _NAMESPACE else f"the default is {_NAMESPACE!r}"
+    return f"{manager.url}, in namespace {name!r} ({hint})"
 
 
 def place_options(command: F) -> F:
@@ -117,27 +140,27 @@ def place_options(command: F) -> F:
 
     @click.option(
         "-u", "--url", metavar="URL", envvar="PSMQ_URL", show_envvar=True,
-        help="Server: redis:// unix:// embedded:///dir. Without it: this user's embedded server.",
+        help=f"Server: {KNOWN}. Without it: this user's embedded server.",
     )  # fmt: skip
     @click.option(
         "--db-dir", metavar="DIR", envvar="PSMQ_DB_DIR", show_envvar=True, type=click.Path(path_type=Path),
         help="Data folder of an embedded server.",
     )  # fmt: skip
     @click.option(
-        "--namespace", metavar="NAME", envvar="PSMQ_NAMESPACE", show_envvar=True, default="psmq", show_default=True,
+        "--namespace", metavar="NAME", envvar="PSMQ_NAMESPACE", show_envvar=True, default=_NAMESPACE, show_default=True,
         help="First part of every key.",
     )  # fmt: skip
     @functools.wraps(command)
     def with_place(*args: Any, url: str | None, db_dir: Path | None, namespace: str, **options: Any) -> Any:
         context = click.get_current_context()
-        typed = {
-            name for name in ("url", "db_dir") if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        }
+        sources = {name: context.get_parameter_source(name) for name in ("url", "db_dir")}
+        typed = {name for name, source in sources.items() if source is ParameterSource.COMMANDLINE}
         if len(typed) == 2:
             raise click.UsageError("--url and --db-dir both name a server: give one", context)
         if "db_dir" in typed:  # what is typed wins over the environment
             url = None
-        place = Place(url or None, db_dir or server.default_db_dir(), namespace)
+        named_by = "PSMQ_URL" if sources["url"] is ParameterSource.ENVIRONMENT else "url"
+        place = Place(url or None, db_dir or server.default_db_dir(), namespace, named_by)
         return command(*args, place=place, **options)
 
     return with_place  # type: ignore[return-value]  # click wraps it anyway

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from psmq_tasks.cli.completing import queue_names
-from psmq_tasks.cli.options import Number, Place, json_option, place_options
+from psmq_tasks.cli.options import Number, Place, json_option, looked_at, place_options
 from psmq_tasks.cli.showing import Column, age, counted, draw, duration, per_second, print_json, tail
 
 if TYPE_CHECKING:
-    from psmq import QueueStats
+    from psmq import QueueInfo, QueueStats
     from psmq_tasks.inspection import QueuedMessage
 
 __all__ = ["pause", "peek", "queues", "resume"]
 
+_STATES: Final = ("ready", "delayed", "leased", "dead")
 #: where there is no room, rates go first: psmq stats tells them, too; CONSUMERS stay, for they say "paused"
 _COLUMNS: Final = (
     Column("QUEUE", gives="end"),
@@ -46,7 +47,7 @@ def queues(place: Place, *, as_json: bool) -> None:
     with place.inspector() as inspector:
         rates = {one.name: one for one in inspector.stats(None, 1)}
         found = [info for info in inspector.queues() if info.name in rates]  # not those made in between
-        where = inspector.manager.url
+        where = looked_at(inspector.manager)
     if as_json:
         print_json({"queues": [{**info.as_dict(), **_rates(rates[info.name])} for info in found]})
         return
@@ -76,7 +77,7 @@ def _rates(stats: QueueStats) -> dict[str, float]:
 @click.command()
 @click.argument("queue", shell_complete=queue_names)
 @click.option(
-    "--state", type=click.Choice(["ready", "delayed", "leased", "dead"]), default="ready", show_default=True,
+    "--state", type=click.Choice(_STATES), default="ready", show_default=True,
     help="Which messages.",
 )  # fmt: skip
 @click.option("-n", "--limit", type=Number(1, 10_000), default=10, show_default=True, help="At most so many.")
@@ -90,17 +91,28 @@ def peek(place: Place, *, queue: str, state: str, limit: int, as_json: bool) -> 
     """
     with place.inspector() as inspector:
         found = inspector.messages(queue, state, limit)
+        elsewhere = "" if found else _elsewhere(inspector.manager.queue_info(queue), state)
     if as_json:
         print_json({"messages": [message.as_dict() for message in found]})
         return
     if not found:
-        click.echo(f"Queue {queue!r} has no {state} messages.", err=True)
+        click.echo(f"Queue {queue!r} has no {state} messages{elsewhere}.", err=True)
         return
     columns = [Column("ID"), Column("AGE", right=True), Column("ATTEMPTS", right=True), Column("PRIORITY", right=True)]
     if state in ("delayed", "leased"):
         columns.append(Column("READY IN" if state == "delayed" else "LEASE ENDS IN", right=True))
     columns.append(Column("MESSAGE", gives="end"))
     draw(columns, [_row(message) for message in found])
+
+
+def _elsewhere(info: QueueInfo, looked_at: str) -> str:
+    """``; 1 is delayed: --state delayed``"""
+    counts = {state: getattr(info, state) for state in _STATES if state != looked_at}
+    return "".join(
+        f"; {count} {'is' if count == 1 else 'are'} {state}: --state {state}"
+        for state, count in counts.items()
+        if count
+    )
 
 
 def _row(message: QueuedMessage) -> list[str]:

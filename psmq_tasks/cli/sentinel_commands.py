@@ -49,7 +49,7 @@ def _rules(texts: tuple[str, ...], path: Path | None) -> tuple[list[Rule], str |
 @json_option
 @place_options
 def check(place: Place, *, rules: tuple[str, ...], path: Path | None, as_json: bool) -> None:
-    """Look at RULEs once. Exit status: 1 when one is broken, 0 otherwise.
+    """Look at RULEs once.
 
     \b
     psmq check 'oldest_age > 60' 'mail*: ready > 10000' 'dead_rate > 5/min'
@@ -59,6 +59,8 @@ def check(place: Place, *, rules: tuple[str, ...], path: Path | None, as_json: b
     It can measure oldest_age, ready, delayed, leased, dead, wait_p95 and run_p95 (times: 60, 5m, 2h), dead_rate,
     failed_rate and push_rate (…/min, over the last minute or two). no workers: nobody has asked for messages within
     the last minute; unserved: nor does anybody come for those that wait. PSMQ_RULES separates rules by semicolons.
+
+    Exit status: 0 all are kept, 1 one is broken, 2 usage, 3 no server, 4 no such queue.
     """  # noqa: D301  # click wants the character itself
     from psmq.rules import firing, take_samples
 

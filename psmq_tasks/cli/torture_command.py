@@ -9,6 +9,7 @@ import click
 
 from psmq import QueueManager
 from psmq.errors import InvalidOption
+from psmq.managing import blaming
 from psmq_tasks.cli.options import Number, Place, Seconds, json_option, place_options
 from psmq_tasks.cli.running import FAILED, USAGE, ExitWith, Problem
 from psmq_tasks.cli.showing import print_json
@@ -45,7 +46,8 @@ def torture(place: Place, *, server: str | None, seconds: float, seed: int | Non
 
     url = server or place.url or f"embedded://{place.db_dir.absolute()}"
     try:
-        manager = QueueManager(url=url, namespace=place.namespace, timeout=_PATIENCE)
+        with blaming("url" if server else place.named_by):
+            manager = QueueManager(url=url, namespace=place.namespace, timeout=_PATIENCE)
     except InvalidOption as error:
         raise Problem(str(error), USAGE) from None
     if manager.url == "memory:":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from psmq_tasks.cli.options import Number, Place, Seconds, json_option, place_options
+from psmq_tasks.cli.options import Number, Place, Seconds, json_option, looked_at, place_options
 from psmq_tasks.cli.showing import Column, age, draw, duration, per_second, print_json, tail
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def workers(place: Place, *, as_json: bool) -> None:
     """
     with place.inspector() as inspector:
         found = inspector.workers()
-        where = inspector.manager.url
+        where = looked_at(inspector.manager)
     if as_json:
         print_json({"workers": [worker.as_dict() for worker in found]})
     elif not found:
@@ -116,7 +116,7 @@ def stats(place: Place, *, queue: str | None, minutes: int, watch: bool, every: 
 
 def _show(inspector: Inspector, found: list[QueueStats]) -> None:
     if not found:
-        click.echo(f"There are no queues on {inspector.manager.url}: the first push makes one.", err=True)
+        click.echo(f"There are no queues on {looked_at(inspector.manager)}: the first push makes one.", err=True)
         return
     draw(_COLUMNS, map(_row, found))
 

@@ -54,14 +54,15 @@ def _url(context: click.Context, parameter: click.Parameter, value: str | None) 
     from psmq import QueueManager
     from psmq.errors import InvalidOption
 
+    # From the environment it is where apps look that name no server themselves; typed, it is meant for all.
+    typed = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    hint = "--url" if typed else "PSMQ_URL"
     try:
         shown = QueueManager(url=value).url
     except InvalidOption as error:
-        raise click.BadParameter(error.problem, context, param_hint="--url") from None
+        raise click.BadParameter(error.problem, context, param_hint=hint) from None
     if shown == "memory:":
-        raise click.BadParameter(_MEMORY, context, param_hint="--url")
-    # From the environment it is where apps look that name no server themselves; typed, it is meant for all.
-    typed = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        raise click.BadParameter(_MEMORY, context, param_hint=hint)
     return value if typed else None
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from mishaps import kill
 from support import ROOT, output
 
+from psmq import QueueManager
+from psmq.endpoint import KNOWN
 from psmq.errors import (
     InvalidOption,
     MessageNotFound,
@@ -21,6 +24,7 @@ from psmq.errors import (
     ServerUnreachable,
     ServerUnsuitable,
 )
+from psmq_tasks.cli import worker
 from psmq_tasks.cli.running import code_of
 from psmq_tasks.errors import IdAmbiguous, IdNotFound
 
@@ -58,7 +62,9 @@ def test_each_kind_of_error_has_its_exit_code(error, code):
         (["peek", "q", "-n", "0"], "from 1 to"),
         (["peek", "a b", "-u", "unix:///x"], "is no queue name"),
         (["queues", "-u", "http://x"], "redis://"),
-        (["queues", "-u", "localhost:6379"], "not 'localhost:6379'"),
+        (["queues", "-u", "localhost:6379"], "not 'localhost:6379': did you mean redis://localhost:6379?"),
+        (["queues", "-u", "h/0"], "did you mean redis://h/0?"),
+        (["queues", "-u", "http://x"], "valkeys:// (these four also like redis+sentinel:// and redis+cluster://)"),
         (["queues", "-u", "user:secret@localhost"], "not 'localhost'"),
         (["dead", "list", "--limit", "-1"], "from 0 to 1000000000"),
         (["queues", "-u", "memory:"], "inside one program"),
@@ -75,6 +81,42 @@ def test_wrong_usage_is_one_line_and_2(words, hint):
     assert hint in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["queues"], ["server", "status"], ["torture"], ["dead", "redrive", "--to", "a", "b"], ["configure", "q"]],
+)
+def test_a_bad_url_is_said_of_where_it_was_written(words, monkeypatch):
+    """PSMQ_URL, which one may not remember; what is typed is no more its fault."""
+    monkeypatch.setenv("PSMQ_URL", "localhost")
+    wrong = "must be a URL, not 'localhost': did you mean redis://localhost?"
+    assert run_psmq(*words, code=2).stderr == f"Error: PSMQ_URL {wrong}\n"
+    assert run_psmq(*words, "-u", "localhost", code=2).stderr == f"Error: url {wrong}\n"
+    if words == ["torture"]:
+        assert run_psmq("doctor", "localhost", code=2).stderr == f"Error: url {wrong}\n"
+    hint = CliRunner().invoke(worker, []).stderr
+    assert f"Invalid value for PSMQ_URL: {wrong}" in hint
+
+
+def test_the_help_names_each_kind_of_url():
+    """Each that is taken; the readme names them, too."""
+    shown = " ".join(run_psmq("queues", "--help").stdout.split())
+    assert KNOWN in shown
+    for scheme in ("redis", "rediss", "valkey", "valkeys"):
+        assert f" {scheme}://" in shown
+        for kind, rest in (("", "h"), ("+sentinel", "h/service"), ("+cluster", "h")):
+            QueueManager(url=f"{scheme}{kind}://{rest}").close()
+    assert "embedded:///" in shown
+    assert "unix:///" in shown
+
+
+@pytest.mark.parametrize("words", [["check"], ["doctor"]])
+def test_the_help_of_what_probes_names_each_exit_status(words):
+    """Scripts go by them."""
+    shown = " ".join(run_psmq(*words, "--help").stdout.split())
+    status = shown.partition("Exit status: ")[2].partition(". ")[0]
+    assert [part[:2] for part in status.split(", ")] == ["0 ", "1 ", "2 ", "3 ", "4 "]
 
 
 @pytest.mark.parametrize("words", [[], ["server"]])

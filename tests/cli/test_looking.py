@@ -27,11 +27,14 @@ def test_queues_are_listed_with_their_counts(manager, run, read):
     assert (mail["name"], mail["dead"], shop["delayed"], shop["paused"]) == ("mail", 2, 1, True)
 
 
-def test_a_server_without_queues_is_no_error(run, read):
-    """It says where it looked."""
+def test_a_server_without_queues_is_no_error(run, read, server_url, namespace):
+    """It says where it looked: in which namespace, and which one there is otherwise."""
     result = run("queues")
     assert result.stdout == ""
-    assert "There are no queues on" in result.stderr
+    where = f"{server_url}, in namespace {namespace!r} (the default is 'psmq')"
+    assert result.stderr == f"There are no queues on {where}: the first push makes one.\n"
+    assert where in run("stats").stderr
+    assert where in run("workers").stderr
     assert read("queues") == {"queues": []}
 
 
@@ -58,6 +61,10 @@ def test_peek_shows_the_other_states_too(manager, run):
     queue = manager.get_queue("q")
     assert run("peek", "q").stderr == "Queue 'q' has no ready messages.\n"
     queue.push(b"later", delay=100)
+    assert run("peek", "q").stderr == "Queue 'q' has no ready messages; 1 is delayed: --state delayed.\n"
+    kill(queue, 2)
+    shown = run("peek", "q", "--state", "leased").stderr
+    assert shown == ("Queue 'q' has no leased messages; 1 is delayed: --state delayed; 2 are dead: --state dead.\n")
     assert "READY IN" in run("peek", "q", "--state", "delayed").stdout
 
 

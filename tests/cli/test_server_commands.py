@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 from embedded import db_dir, runtime  # noqa: F401
@@ -17,12 +18,12 @@ from .conftest import run_psmq
 
 @pytest.mark.parametrize("words", [["queues"], ["dead"], ["retries"], ["peek", "q"], ["dead", "redrive", "abc"]])
 def test_looking_where_nothing_is_makes_nothing(tmp_path, monkeypatch, words):
-    """No folder, no server: one line that names the two ways on, exit 3."""
+    """No folder, no server: one line that names the ways on, exit 3."""
     home = tmp_path / "home"
     monkeypatch.setenv("PSMQ_DB_DIR", str(home))
     result = run_psmq(*words, code=3)
     assert len(result.stderr.splitlines()) == 1
-    for words_to_find in (str(home), "psmq-worker APP", "PSMQ_URL"):
+    for words_to_find in (str(home), "psmq server start starts one", "psmq-worker APP", "PSMQ_URL"):
         assert words_to_find in result.stderr
     assert not home.exists()
     home.mkdir()
@@ -30,6 +31,15 @@ def test_looking_where_nothing_is_makes_nothing(tmp_path, monkeypatch, words):
     assert list(home.iterdir()) == []
     run_psmq(*words, "-u", f"embedded://{tmp_path}/other", code=3)
     assert not (tmp_path / "other").exists()
+
+
+def test_who_has_no_tasks_is_told_how_to_start_a_server(db_dir):
+    """And the line that is named does it: then a message can be pushed."""
+    told = run_psmq("push", "q", "hello", "--db-dir", db_dir, code=3).stderr
+    words = shlex.split(told.partition("holds no data. psmq ")[2].partition(" starts one")[0])
+    assert words == ["server", "start", "--db-dir", str(db_dir)]
+    run_psmq(*words)
+    assert run_psmq("push", "q", "hello", "--db-dir", db_dir).stdout
 
 
 def test_looking_starts_a_server_that_has_data(db_dir):
