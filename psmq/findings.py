@@ -51,9 +51,9 @@ class Finding:
         return asdict(self)
 
 
-def counted(count: int, word: str) -> str:
-    """``1 message``, ``2 messages``"""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+def counted(number: int, one: str, many: str = "") -> str:
+    """``1 queue``, ``2 queues``; ``many`` where an s does not make it."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def audit(address: Address) -> Generator[Any, Any, list[Finding]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
+from psmq.findings import counted
 from psmq_tasks.cli.fitting import GAP, Column, cut, keep_what_fits, widths_of
 
 if TYPE_CHECKING:
@@ -202,11 +203,6 @@ def printable(text: str) -> str:
 def paragraphs(text: str) -> str:
     """Several lines, the same."""
     return "\n".join(printable(line.expandtabs(4)) for line in text.splitlines())
-
-
-def counted(number: int, one: str, many: str = "") -> str:
-    """``1 queue``, ``2 queues``; ``many`` where an s does not make it."""
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def tail(message_id: str) -> str:
