@@ -14,6 +14,7 @@ from psmq import Delete, Release
 from psmq.kill_points import passing
 from psmq_tasks.attempt import HeldMessage, Ready, prepare, settle
 from psmq_tasks.executor import arun, run
+from psmq_tasks.history import Failure
 from psmq_tasks.outcome import Raised, Returned, type_name
 from psmq_tasks.teller import SHORT_ID, Pending
 
@@ -124,12 +125,15 @@ class Runner:
             _log.debug("%s %s done in %.3g ms", message.task, short, seconds * 1000)
             return
         if type(settlement) is Release:
-            _log.warning("%s %s %s; again in %.3g s", message.task, short, settlement.reason, settlement.delay)
+            failure = settlement.failure if _log.isEnabledFor(logging.DEBUG) else None
+            again = (settlement.reason, settlement.delay)
+            _say(logging.WARNING, failure, "%s %s %s; again in %.3g s", message.task, short, *again)
             events.emit("retry", app=ready.app, message=message, outcome=outcome, delay=settlement.delay)
         else:
             reason = getattr(settlement, "reason", "")
-            # The id's end is what the command line takes: psmq dead show 5k2m9x1q
-            _log.error("%s %s failed for good at attempt %d: %s", message.task, short, message.attempt, reason)
+            text = "%s %s failed for good at attempt %d: %s (psmq dead show %s)"
+            failure = getattr(settlement, "failure", None)
+            _say(logging.ERROR, failure, text, message.task, short, message.attempt, reason, short)
             events.emit("dead", app=ready.app, message=message, outcome=outcome, reason=reason)
 
     # --- coroutines
@@ -183,6 +187,17 @@ class Runner:
         except CancelledError as error:  # by itself or by another task: a worker that stops lets coroutines end
             outcome = Raised(error)
         return self._decide(held, ready, message, outcome, started, began)
+
+
+def _say(level: int, failure: bytes | None, text: str, *words: object) -> None:
+    """A line of the log; below it the traceback of this failure record, which formatters show like an exception's."""
+    if not _log.isEnabledFor(level):
+        return
+    file, line, function, _ = _log.findCaller(stacklevel=2)
+    record = _log.makeRecord(_log.name, level, file, line, text, words, None, function)
+    trace = Failure.unpack(failure).traceback.rstrip() if failure else ""
+    record.exc_text = trace if "\n" in trace else None  # one line says no more than the reason does
+    _log.handle(record)
 
 
 def _say_broken(what: str) -> None:

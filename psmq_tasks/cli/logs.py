@@ -1,13 +1,17 @@
-"""The worker's log: one line a record, to stderr. Only the command sets logging up; the packages never do."""
+"""The worker's log: one line a record, tracebacks below it, to stderr.
+
+Only the command sets logging up; the packages never do.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
+import textwrap
 from typing import Final
 
-from psmq_tasks.cli.showing import printable
+from psmq_tasks.cli.showing import paragraphs, printable
 
 __all__ = ["set_up_logging"]
 
@@ -28,6 +32,9 @@ class _Lines(logging.Formatter):
         text = printable(text) if record.name.startswith("psmq_tasks") else f"{record.name}: {text}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
+        elif record.exc_text:
+            # A task's own: indented, so that no line of it passes for one of the log.
+            text += "\n" + textwrap.indent(paragraphs(record.exc_text), "  ", lambda _: True)
         shown = f"{level:<7}"
         if self._colour and level in _COLOURS:
             shown = f"\x1b[{_COLOURS[level]}m{shown}\x1b[0m"

@@ -306,13 +306,49 @@ def test_the_log_tells_what_failed_and_what_comes_next(desk):
             rf"{stamp} warning shop:bad {tail} failed at attempt 1: ValueError: no such address "
             r"\(wait_.+; stop_after_attempt\(2\): 1 of 2\); again in 0.01 s"
         ),
-        rf"{stamp} error   shop:bad {tail} failed for good at attempt 2: ValueError: no such address",
+        (
+            rf"{stamp} error   shop:bad {tail} failed for good at attempt 2: ValueError: no such address "
+            rf"\(psmq dead show {tail}\)"
+        ),
         rf"{stamp} debug   shop:good \w{{8}} done in \S+ ms",
         rf"{stamp} info    nothing is left to do; 1 delayed message or retry waits for its time",
     )
     for one in expected:
         assert any(re.fullmatch(one, line) for line in log), (one, log)
     assert re.fullmatch(expected[-1], lines[-1])
+
+
+def test_the_log_has_the_traceback_of_what_failed_for_good(desk):
+    """Below its line, indented, from the task's own code on; a retry has one line, and its traceback at level debug."""
+    source = f"""
+        from tenacity import stop_after_attempt, wait_fixed
+        from psmq_tasks import TaskApp
+        app = TaskApp({desk.name!r}, url={desk.url!r}, secret={desk.secret!r})
+
+        @app.task(stop=stop_after_attempt(2), wait=wait_fixed(0.01))
+        def order(): return deeper()
+
+        @app.task(stop=stop_after_attempt(1))
+        async def forge(): raise ValueError("\\n2030-01-01 00:00:00 info    all is well\\x1b[2J")
+
+        def deeper(): return {{}}["tea"]
+    """
+    desk.write("tea", source)
+    for level, shown in (("info", 1), ("debug", 2)):
+        desk.send("order", module="tea")
+        lines = desk.ends("tea", "--burst", "-p", 1, "--log-level", level).splitlines()
+        assert lines.count("  KeyError: 'tea'") == shown
+        (number,) = (i for i, line in enumerate(lines) if "failed for good" in line)
+        tail = lines[number].split()[4]
+        assert lines[number].endswith(f"KeyError: 'tea' (psmq dead show {tail})")
+        trace = lines[number + 1 : lines.index("  KeyError: 'tea'", number) + 1]
+        assert trace[0] == "  Traceback (most recent call last):"
+        assert [line.split()[-1] for line in trace if "tea.py" in line] == ["order", "deeper"]
+        assert "psmq_tasks" not in "".join(trace)
+        assert desk.manager.find_queue(desk.name).purge(states=["dead"]) == 1
+    desk.send("forge", module="tea")
+    lines = desk.ends("tea", "--burst", "-p", 1).splitlines()
+    assert "  2030-01-01 00:00:00 info    all is well\\x1b[2J" in lines, "no line of the log, and nothing steers"
 
 
 def test_a_burst_with_nothing_left_says_only_that(desk):
