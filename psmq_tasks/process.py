@@ -168,8 +168,10 @@ class ChildProcess:
         self.close()
 
     def how_it_ended(self) -> str:
-        """``killed by signal 9 (SIGKILL)``, ``exited with code 1``."""
+        """``was killed by signal 9 (SIGKILL)``, ``was ended by its worker``, ``exited with code 1``."""
         code = self.exit_code or 0
+        if code == -signal.SIGKILL and (self.interrupted or self.over_limit is not None):
+            return "was ended by its worker"
         if code < 0:
             with contextlib.suppress(ValueError):
                 return f"was killed by signal {-code} ({signal.Signals(-code).name})"

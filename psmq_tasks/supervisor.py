@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from psmq.errors import PsmqError
 from psmq.kill_points import passing
-from psmq_tasks import signals
+from psmq_tasks import parting, signals
 from psmq_tasks.beat import Beat
 from psmq_tasks.dues import Dues
 from psmq_tasks.estate import gives_up, last_word
@@ -53,6 +53,8 @@ class Supervisor:
         self._serving = False
         self._signals = 0
         self._stop_at: float | None = None
+        #: nothing is waited for any more
+        self._stopped = False
         self._gave_up_tasks = 0
         #: short lives in a row and when the next may start; for the pool (False) and for suspects (True) apart, so that
         #: what a killed process left is not kept waiting by its pool's pause
@@ -69,9 +71,7 @@ class Supervisor:
             while (report := first.report()) is None:
                 wakes(_TICK)
                 if self._signals:
-                    first.kill()
-                    first.wait()
-                    return 0
+                    return self._end_early(first)
             if report.problem:
                 first.kill()
                 first.wait()
@@ -79,9 +79,7 @@ class Supervisor:
                 return report.exit_code
             self._dues = Dues(report.server)
             if not self._dues.open(report.queues, lambda: self._signals > 0, wakes):
-                first.kill()
-                first.wait()
-                return 0
+                return self._end_early(first)
             self._leases = Leases(self._dues)
             self._beat = Beat(self._dues.manager, self._plan, report.queues)
             self._serving = True
@@ -107,6 +105,13 @@ class Supervisor:
             _log.info("nothing is left to do%s", f"; {self._left} delayed {words} time" if self._left else "")
         return 1 if self._gave_up_tasks or self._dues.owes else 0
 
+    def _end_early(self, first: ChildProcess) -> int:
+        """Asked to stop before anything was served."""
+        _log.info("stopping")
+        first.kill()
+        first.wait()
+        return 0
+
     def _on_signal(self, number: int, _frame: Any) -> None:
         self._signals += 2 if number == signal.SIGQUIT else 1
 
@@ -114,16 +119,12 @@ class Supervisor:
 
     def _tick(self) -> None:
         self._reap()
+        self._heed()
         self._dues.pay()
-        if self._stop_at is None and self._signals:
-            self._begin_stop()
-        if self._stop_at is not None and (self._signals > 1 or time.monotonic() >= self._stop_at):
-            for child in self._children:
-                child.interrupt()
         if self._stop_at is None:
             self._dues.look()
         # Read after whatever may have waited for the server: a limit is no matter for what has ended meanwhile.
-        leases = [Lease(child, entry) for child in self._children for entry in child.table.entries()]
+        leases = self._held()
         self._enforce_limits(leases)
         self._leases.take_back(leases, self._children)
         self._leases.extend(leases, self._children)
@@ -137,6 +138,25 @@ class Supervisor:
             if self._plan.burst and self._is_drained(leases):
                 self._begin_stop()
 
+    def _held(self) -> list[Lease]:
+        return [Lease(child, entry) for child in self._children for entry in child.table.entries()]
+
+    def _heed(self) -> None:
+        """Do what signals ask for, and what the end of the grace does."""
+        if self._stop_at is None and self._signals:
+            if self._signals == 1:
+                _log.info("%s", parting.stopping(self._held(), self._plan.shutdown_timeout))
+            self._begin_stop()
+        if self._stop_at is None or not self._children:
+            return
+        if self._signals > 1 or time.monotonic() >= self._stop_at:
+            if not self._stopped:
+                self._stopped = True
+                grace = self._plan.shutdown_timeout if self._signals < 2 else None
+                _log.info("%s", parting.stopped(self._held(), grace))
+            for child in self._children:
+                child.interrupt()
+
     def _begin_stop(self) -> None:
         self._stop_at = time.monotonic() + self._plan.shutdown_timeout
         for child in self._children:
@@ -144,8 +164,7 @@ class Supervisor:
                 child.stop()
             else:
                 child.interrupt()  # it imports, or waits for the server, and holds nothing
-        held = [Lease(child, entry) for child in self._children for entry in child.table.entries()]
-        self._leases.take_back(held, self._children, all_=True)
+        self._leases.take_back(self._held(), self._children, all_=True)
 
     def _start(self, *, solo: bool = False) -> ChildProcess:
         child = start_child(self._plan, solo=solo, first=not self._serving, others=self._children)
@@ -197,7 +216,8 @@ class Supervisor:
         entries = list(child.table.entries())
         if not finished or entries:
             how = child.how_it_ended()
-            level = logging.INFO if child.stopping else logging.WARNING
+            # It was said already that those are not waited for.
+            level = logging.DEBUG if child.interrupted else logging.INFO if child.stopping else logging.WARNING
             _log.log(level, "process %d %s; messages it held: %d", child.pid, how, len(entries))
         for entry in entries:
             if not self._leases.was_taken_back(child, entry):

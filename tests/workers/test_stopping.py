@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 
@@ -113,3 +114,105 @@ def test_a_missing_server_ends_a_burst_with_3(stage):
     assert worker.wait(40) == 3
     assert "/nowhere/at/all.sock" in stage.output()
     assert "Traceback" not in stage.output()
+
+
+# --- what it says
+
+
+def said(stage):
+    """The lines of the log, without times, but for what cannot be told beforehand."""
+    return [
+        line.split(maxsplit=3)[3] for line in stage.output().splitlines() if re.match(r"\d{4}-\d\d-\d\d \d\d:", line)
+    ]
+
+
+def test_a_stop_says_what_runs_and_how_long_it_is_waited_for(stage):
+    """One line at the first signal, the longest first, and none when all have ended; idle, it is one word."""
+    tasks = stage.tasks(
+        """
+        @app.task
+        def nap(seconds): note('start'); time.sleep(seconds)
+        @app.task
+        async def doze(seconds): note('start'); await asyncio.sleep(seconds)
+        """
+    )
+    worker = stage.worker("-p", 1)
+    tasks.nap.delay(3)
+    wait_until(lambda: len(stage.lines()) == 1)
+    time.sleep(1.2)
+    tasks.doze.delay(1.5)
+    wait_until(lambda: len(stage.lines()) == 2)
+    assert said(stage) == []
+    worker.send_signal(signal.SIGTERM)
+    wait_until(lambda: said(stage), 2)
+    assert worker.poll() is None
+    assert worker.wait(10) == 0
+    nap, doze = f"{stage.module}:nap", f"{stage.module}:doze"
+    (line,) = said(stage)
+    ends = r"for up to 25 s; Ctrl\+C again stops at once"
+    assert re.fullmatch(rf"stopping: 2 tasks run \({nap}, [12] s; {doze}, 0\.\d s\), {ends}", line)
+    idle = stage.worker("-p", 2)
+    idle.send_signal(signal.SIGINT)
+    assert idle.wait(10) == 0
+    assert said(stage) == ["stopping"]
+
+
+def test_a_stop_names_three_of_many(stage):
+    """The rest is counted."""
+    tasks = stage.tasks("@app.task\ndef nap(i): note('start'); time.sleep(1)")
+    worker = stage.worker("-p", 1, "-t", 8, "--shutdown-timeout", 7.5)
+    tasks.nap.delay_many(tasks.nap.call(i) for i in range(5))
+    wait_until(lambda: len(stage.lines()) == 5)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+    (line,) = said(stage)
+    assert re.fullmatch(r"stopping: 5 tasks run \((\S+:nap, \S+ s; ){3}2 more\), for up to 7\.5 s; Ctrl.*", line)
+
+
+def test_whoever_is_not_waited_for_is_told_of_and_no_process_seems_killed_by_others(stage):
+    """The second signal, QUIT and the end of the grace: what goes back, and no word of a signal 9 that was ours."""
+    tasks = stage.tasks("@app.task\ndef nap(): note('start'); time.sleep(30)")
+    for signals, options, lines in (
+        ((signal.SIGTERM, signal.SIGINT), (), ["stopping: 2 tasks run", "stopped at once: 2 tasks go back and will run again"]),
+        ((signal.SIGQUIT,), (), ["stopped at once: 2 tasks go back and will run again"]),
+        (
+            (signal.SIGTERM,),
+            ("--shutdown-timeout", 0.5),
+            ["stopping: 2 tasks run", "stopped after 0.5 s: 2 tasks go back and will run again"],
+        ),
+    ):  # fmt: skip
+        worker = stage.worker("-p", 2, *options)
+        before = len(stage.lines())
+        tasks.nap.delay_many([tasks.nap.call()] * 2)
+        wait_until(lambda before=before: len(stage.lines()) == before + 2)
+        for number in signals:
+            shown = len(said(stage))
+            worker.send_signal(number)
+            wait_until(lambda shown=shown: len(said(stage)) > shown)
+        assert worker.wait(10) == 1
+        assert [line.partition(" (")[0] for line in said(stage)] == lines
+        stage.queue.purge()
+
+
+def test_a_second_signal_to_an_idle_worker_has_nothing_to_give_back(stage):
+    """Which is what it says, if it comes to it."""
+    stage.tasks("@app.task\ndef one(): pass")
+    worker = stage.worker("-p", 2)
+    worker.send_signal(signal.SIGQUIT)
+    assert worker.wait(10) == 0
+    assert said(stage) == ["stopped at once"]
+
+
+def test_a_process_that_is_ended_for_its_time_limit_was_ended_by_its_worker(stage):
+    """Not by an unknown signal 9; one that others kill was."""
+    tasks = stage.tasks(
+        """
+        @app.task(time_limit=0.5, stop=stop_after_attempt(1))
+        def nap(): time.sleep(30)
+        """
+    )
+    stage.worker("-p", 1)
+    tasks.nap.delay().exception(timeout=20)
+    wait_until(lambda: any("messages it held" in line for line in said(stage)))
+    (line,) = (line for line in said(stage) if "messages it held" in line)
+    assert re.fullmatch(r"process \d+ was ended by its worker; messages it held: 1", line)
