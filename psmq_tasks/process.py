@@ -1,8 +1,8 @@
 """One child process: forked by the supervisor, from birth to exit code.
 
 The child imports the app, reports what it found or why it could not, and serves until it is told to stop. It obeys its
-pipe, not signals: Ctrl-C and service managers signal the whole group, and the supervisor decides. When the supervisor
-dies the pipe ends, and so does the child.
+pipe, not signals: Ctrl-C, terminals and service managers signal the whole group, and the supervisor decides. When the
+supervisor dies the pipe ends, and so does the child.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import threading
 import time
 import traceback
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from psmq import QueueManager
 from psmq.errors import PsmqError, ServerUnreachable
+from psmq_tasks import signals
 from psmq_tasks.inflight import Table
 from psmq_tasks.pace import MOST_HELD
 from psmq_tasks.teller import Served
@@ -44,8 +46,6 @@ _START_RETRY: Final = 1.0
 _START_PATIENCE, _BURST_PATIENCE = 2.0, 10.0
 #: modules whose frames say nothing to whoever reads why an app does not import
 _OURS: Final = ("psmq_tasks.", "importlib")
-#: the signals that a worker's supervisor acts on
-_STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 #: seconds a slot's command is repeated
 _CALL_TIMEOUT: Final = 600.0
 
@@ -245,11 +245,16 @@ def _leave(code: int) -> NoReturn:
 def _live(plan: Plan, table: Table, control: int, reports: int | None, supervisor: int, *, solo: bool) -> int:
     atexit._clear()  # the supervisor's; it runs them itself
     signal.set_wakeup_fd(-1)
-    for number in _STOPS:
+    stops = signals.heeded()
+    for number in stops:
         # A function, not SIG_IGN: programs that tasks start would inherit that.
         signal.signal(number, lambda *_: None)
     # Processes that tasks fork inherit even a function. What reaches one before it has its own waits at the mask.
-    os.register_at_fork(before=_hold_signals, after_in_parent=_take_signals, after_in_child=_obey_signals)
+    os.register_at_fork(
+        before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, stops),
+        after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, stops),
+        after_in_child=partial(_obey_signals, stops),
+    )
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _die_with(supervisor)
     try:
@@ -282,18 +287,10 @@ def _live(plan: Plan, table: Table, control: int, reports: int | None, superviso
     return 0
 
 
-def _hold_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-
-
-def _take_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-
-
-def _obey_signals() -> None:
-    for number in _STOPS:
+def _obey_signals(stops: Sequence[signal.Signals]) -> None:
+    for number in stops:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    _take_signals()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
 
 
 def _watch(control: int, table: Table, child: Child) -> None:

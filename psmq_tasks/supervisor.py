@@ -52,6 +52,8 @@ class Supervisor:
         #: the first child has reported what it serves, and where
         self._serving = False
         self._signals = 0
+        #: HUP is not counted: a shell and its terminal both send it, service managers beside TERM
+        self._hung_up = False
         self._stop_at: float | None = None
         #: nothing is waited for any more
         self._stopped = False
@@ -70,7 +72,7 @@ class Supervisor:
             first = self._start()
             while (report := first.report()) is None:
                 wakes(_TICK)
-                if self._signals:
+                if self._asked_to_stop:
                     return self._end_early(first)
             if report.problem:
                 first.kill()
@@ -78,7 +80,7 @@ class Supervisor:
                 print(f"Error: {report.problem}", file=sys.stderr, flush=True)  # as it is: no line of a log
                 return report.exit_code
             self._dues = Dues(report.server)
-            if not self._dues.open(report.queues, lambda: self._signals > 0, wakes):
+            if not self._dues.open(report.queues, lambda: self._asked_to_stop, wakes):
                 return self._end_early(first)
             self._leases = Leases(self._dues)
             self._beat = Beat(self._dues.manager, self._plan, report.queues)
@@ -113,7 +115,14 @@ class Supervisor:
         return 0
 
     def _on_signal(self, number: int, _frame: Any) -> None:
-        self._signals += 2 if number == signal.SIGQUIT else 1
+        if number == signal.SIGHUP:
+            self._hung_up = True
+        else:
+            self._signals += 2 if number == signal.SIGQUIT else 1
+
+    @property
+    def _asked_to_stop(self) -> bool:
+        return self._hung_up or self._signals > 0
 
     # --- each tick
 
@@ -143,8 +152,8 @@ class Supervisor:
 
     def _heed(self) -> None:
         """Do what signals ask for, and what the end of the grace does."""
-        if self._stop_at is None and self._signals:
-            if self._signals == 1:
+        if self._stop_at is None and self._asked_to_stop:
+            if self._signals < 2:
                 _log.info("%s", parting.stopping(self._held(), self._plan.shutdown_timeout))
             self._begin_stop()
         if self._stop_at is None or not self._children:

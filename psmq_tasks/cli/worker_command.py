@@ -21,7 +21,8 @@ __all__ = ["worker"]
 
 _EPILOG: Final = """\b
 Signals: TERM or INT (Ctrl+C) finish what runs and hand the rest back; a
-second one, or QUIT, stops at once. What is interrupted runs again.
+second one, or QUIT, stops at once. What is interrupted runs again. HUP (the
+terminal is closed) does as a first one does, unless nohup has it ignored.
 
 \b
 Exit status: 0 stopped as asked, 1 tasks were abandoned, 2 usage or the app

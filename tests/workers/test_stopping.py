@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
+import subprocess
+import sys
 import time
 
-from support import children, wait_until
+from support import ROOT, children, wait_until
+
+from .conftest import RUN
 
 
 def test_the_first_term_lets_running_tasks_finish_and_hands_the_rest_back(stage):
@@ -83,6 +88,101 @@ def test_ctrl_c_in_a_terminal_reaches_the_whole_group_and_stops_it_gracefully(st
         os.kill(pid, signal.SIGINT)
     assert worker.wait(10) == 0
     assert stage.lines() == ["start", "end"]
+
+
+def hang_up(worker):
+    """As a terminal and its shell do when it is closed: to the whole group, and perhaps more than once."""
+    for _ in range(2):
+        for pid in [worker.pid, *children(worker.pid)]:
+            os.kill(pid, signal.SIGHUP)
+        time.sleep(0.3)
+
+
+def test_a_terminal_that_hangs_up_stops_a_worker_gracefully(stage):
+    """HUP is like TERM, and never a second signal, as it comes beside others; nothing is counted twice or lost."""
+    tasks = stage.tasks("@app.task\ndef slow(): note('start'); time.sleep(1.5); note('end')")
+    worker = stage.worker("-p", 2)
+    tasks.slow.delay()
+    wait_until(stage.lines)
+    hang_up(worker)
+    tasks.slow.delay()
+    assert worker.wait(10) == 0
+    assert stage.lines() == ["start", "end"]
+    assert [message.retrieval_count for message in stage.queue.messages("ready")] == [0]
+    assert stage.queue.info().leased == 0
+
+
+def test_a_hangup_beside_term_makes_no_second_signal_of_it(stage):
+    """As some service managers send them; which of the two is handled first is not theirs to say."""
+    tasks = stage.tasks("@app.task\ndef slow(): note('start'); time.sleep(1); note('end')")
+    worker = stage.worker("-p", 1)
+    tasks.slow.delay()
+    wait_until(stage.lines)
+    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGHUP, signal.SIGCONT):
+        worker.send_signal(number)
+    assert worker.wait(10) == 0
+    assert stage.lines() == ["start", "end"]
+
+
+def test_a_task_ends_whose_worker_s_terminal_is_closed(stage):
+    """A real one: the worker leads its session, and nobody reads any more what it writes."""
+    tasks = stage.tasks("@app.task\ndef slow(): note('start'); time.sleep(1.5); note('end')")
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n" + RUN, stage.module, "-p2"],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=stage.folder, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PSMQ_SECRET": stage.secret},
+    ) as worker:  # fmt: skip
+        os.close(theirs)
+        shown = ""
+        while "stop " not in shown:
+            shown += os.read(ours, 65536).decode()
+        tasks.slow.delay()
+        wait_until(stage.lines)
+        os.close(ours)
+        worker.wait(10)
+    assert stage.lines() == ["start", "end"]
+    info = stage.queue.info()
+    assert (info.ready, info.leased, info.counters["deleted"]) == (0, 0, 1)
+
+
+def test_a_worker_under_nohup_ignores_it(stage):
+    """And so do its processes, and what its tasks start."""
+    tasks = stage.tasks(
+        """
+        import multiprocessing
+        @app.task
+        def ask():
+            with multiprocessing.get_context('fork').Pool(1) as pool:
+                return [signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, pool.apply(ignored)]
+        def ignored(): return signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        """
+    )
+    worker = stage.worker("-p", 2, run="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); " + RUN)
+    before = wait_until(lambda: len(found := children(worker.pid)) == 2 and found)
+    hang_up(worker)
+    assert tasks.ask.delay().result(timeout=10) == [True, True]
+    assert children(worker.pid) == before
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+
+
+def test_what_a_task_forks_obeys_a_hangup(stage):
+    """It is no worker: HUP ends it, as it ends others."""
+    tasks = stage.tasks(
+        """
+        import multiprocessing
+        @app.task
+        def hung_up():
+            process = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))
+            process.start()
+            os.kill(process.pid, signal.SIGHUP)
+            process.join(5)
+            return process.exitcode
+        """
+    )
+    stage.worker("-p", 1)
+    assert tasks.hung_up.delay().result(timeout=10) == -signal.SIGHUP
 
 
 def test_burst_ends_when_nothing_is_ready_and_leaves_what_is_delayed(stage):
