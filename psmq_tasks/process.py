@@ -118,6 +118,12 @@ class ChildProcess:
             return Report(**json.loads(self._reported))
         return None
 
+    def begin(self) -> None:
+        """Let the first child serve, which waits for that once it has reported."""
+        assert self._control is not None
+        with contextlib.suppress(OSError):  # it has died meanwhile
+            os.write(self._control, b"b")
+
     def stop(self) -> None:
         """Ask it to finish what runs and end."""
         if not self.stopping:
@@ -272,6 +278,8 @@ def _live(plan: Plan, table: Table, control: int, reports: int | None, superviso
             tasks=sorted(name for one in apps for name in one.tasks),
         ),
     )
+    if reports is not None and not os.read(control, 1):
+        os._exit(70)  # the supervisor died before it had shown what we found
     # A command is repeated for as long as the server remembers it: a worker outlives outages.
     manager = QueueManager(**app.manager.settings(), timeout=_CALL_TIMEOUT)
     child = Child(manager, served, table, threads=plan.threads, async_concurrency=plan.async_concurrency, solo=solo)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Supervisor"]
 
-#: seconds between looks at the tables, and while something in them has not been started
-_TICK, _SHORT_TICK = 0.1, 0.05
+#: seconds between looks at the tables, and while something in them has not been started; and for the first report
+_TICK, _SHORT_TICK, _REPORT_TICK = 0.1, 0.05, 0.02
 #: a child that lived for less (s) is replaced later and later, up to so many seconds if it had not come to serve
 _SHORT_LIFE, _LONGEST_BACKOFF, _LONGEST_PAUSE = 5.0, 5.0, 0.5
 
@@ -71,7 +71,7 @@ class Supervisor:
         with signals.handled(self._on_signal) as wakes:
             first = self._start()
             while (report := first.report()) is None:
-                wakes(_TICK)
+                wakes(_REPORT_TICK)
                 if self._asked_to_stop:
                     return self._end_early(first)
             if report.problem:
@@ -86,6 +86,7 @@ class Supervisor:
             self._beat = Beat(self._dues.manager, self._plan, report.queues)
             self._serving = True
             self._on_ready(report)
+            first.begin()
             try:
                 while self._children or self._stop_at is None:
                     wakes(_SHORT_TICK if self._leases.any_unstarted else _TICK)

@@ -259,6 +259,28 @@ def test_the_banner_says_what_runs_where_and_how_to_stop(desk):
     assert re.fullmatch(r"[-\d]+ [:\d]+ info    stopping\n", desk.err().removeprefix(banner))
 
 
+def test_nothing_of_the_log_comes_before_the_banner(desk):
+    """Work that waits is begun when the banner is shown, and subscribers are called then."""
+    desk.write("noisy", f"""
+        import logging
+        from psmq_tasks import TaskApp
+        app = TaskApp({desk.name!r}, url={desk.url!r}, secret={desk.secret!r})
+
+        @app.task
+        def other(): pass
+
+        @app.events.subscribe("worker_start")
+        def begins(app, worker): logging.getLogger("noisy").warning("process %d begins", worker)
+    """)  # fmt: skip
+    for processes in (1, 2, 1):
+        desk.send("good", "bad")  # the worker knows neither
+        process = desk.start("noisy", "-p", processes)
+        wait_until(lambda all_=processes: desk.err().count("begins") == all_ and "handed back" in desk.err(), 20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert desk.err().startswith("psmq-worker 0."), desk.err()
+
+
 def test_a_password_is_never_shown(desk):
     """Not in the banner."""
     socket = desk.url.removeprefix("unix://")
