@@ -79,6 +79,8 @@ class Report:
     url: str = ""
     queues: list[str] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
+    #: the queues that the apps' tasks are sent to
+    sent_to: list[str] = field(default_factory=list)
 
 
 class ChildProcess:
@@ -276,6 +278,7 @@ def _live(plan: Plan, table: Table, control: int, reports: int | None, superviso
             url=app.manager.url,
             queues=[one.queue.name for one in served],
             tasks=sorted(name for one in apps for name in one.tasks),
+            sent_to=_queue_names(apps),
         ),
     )
     if reports is not None and not os.read(control, 1):
@@ -319,10 +322,7 @@ def _serve(apps: Sequence[TaskApp], plan: Plan) -> list[Served]:
     servers = {app.manager.url for app in apps}
     if len(servers) > 1:
         raise PsmqError(f"the apps are on different servers ({', '.join(sorted(servers))}): start a worker for each")
-    names: list[str] = list(plan.queues)
-    if not names:
-        for app in apps:
-            names += [name for name in app.queue_names if name not in names]
+    names = plan.queues or _queue_names(apps)
     _wait_for_server(apps[0], patience=None if plan.burst else _START_PATIENCE)
     queues = [apps[0].manager.get_queue(name) for name in names]
     served = []
@@ -330,6 +330,11 @@ def _serve(apps: Sequence[TaskApp], plan: Plan) -> list[Served]:
         mine = tuple(app for app in apps if queue.name in app.queue_names)
         served.append(Served(index, queue, mine or tuple(apps)))
     return served
+
+
+def _queue_names(apps: Sequence[TaskApp]) -> list[str]:
+    """The queues that the tasks of these apps are sent to."""
+    return list(dict.fromkeys(name for app in apps for name in app.queue_names))
 
 
 def _wait_for_server(app: TaskApp, patience: float | None) -> None:

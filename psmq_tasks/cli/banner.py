@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import textwrap
@@ -13,12 +14,16 @@ from psmq import __version__
 from psmq_tasks.cli.showing import counted, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from psmq_tasks.process import Plan, Report
 
-__all__ = ["show_banner"]
+__all__ = ["show_banner", "warn_of_queues"]
 
 #: tasks that are listed; the rest is counted
 _MOST_TASKS: Final = 12
+
+_log = logging.getLogger("psmq_tasks.cli")
 
 
 def show_banner(report: Report, plan: Plan) -> None:
@@ -39,6 +44,14 @@ def show_banner(report: Report, plan: Plan) -> None:
             break_on_hyphens=False,
         )  # fmt: skip
     click.echo("\n".join(lines), err=True)
+
+
+def warn_of_queues(report: Report, apps: Sequence[str]) -> None:
+    """A name that no task of these apps is sent to may be misspelled, or meant for using(queue=…): it is served."""
+    unused = [repr(name) for name in report.queues if name not in report.sent_to]
+    if apps and unused:
+        queues = f"queue{'s' if len(unused) > 1 else ''} {', '.join(unused)}"
+        _log.warning("no task of %s is sent to %s; theirs: %s", ", ".join(apps), queues, ", ".join(report.sent_to))
 
 
 def _tasks(names: list[str]) -> str:

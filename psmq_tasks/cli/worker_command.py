@@ -130,7 +130,7 @@ def worker(
     path. Without APP it serves the queue "default" and runs the calls that carry their own code.
     """
     from psmq.errors import InvalidOption
-    from psmq_tasks.cli.banner import show_banner
+    from psmq_tasks.cli.banner import show_banner, warn_of_queues
     from psmq_tasks.cli.logs import set_up_logging
     from psmq_tasks.process import Plan
     from psmq_tasks.supervisor import Supervisor
@@ -145,6 +145,7 @@ def worker(
 
     def on_ready(report: Report) -> None:
         show_banner(report, plan)
+        warn_of_queues(report, apps)
 
     set_up_logging(log_level)
     plan = Plan(

@@ -239,7 +239,6 @@ def test_the_banner_says_what_runs_where_and_how_to_stop(desk):
     """On stderr, with the log; what tasks print has stdout to itself."""
     process = desk.start("shop.py", "-p", 1, "-t", 3, "-q", f"{desk.name},extra", "-q", "third")
     wait_until(lambda: "stop" in desk.err(), 20)
-    banner = desk.err()
     for text in (
         "psmq-worker 0.",
         f"process {process.pid}",
@@ -249,14 +248,43 @@ def test_the_banner_says_what_runs_where_and_how_to_stop(desk):
         "1 process x 3 threads",
         "Ctrl+C",
     ):
-        assert text in banner
+        assert text in desk.err()
     desk.send("good")
     wait_until(desk.out)
     assert desk.out() == "printed by the task\n"
     assert len(children(process.pid)) == 1
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
-    assert re.fullmatch(r"[-\d]+ [:\d]+ info    stopping\n", desk.err().removeprefix(banner))
+    words = [line.split(maxsplit=2)[2] for line in desk.err().splitlines() if line.startswith("20")]
+    sent = f"warning no task of shop.py is sent to queues 'extra', 'third'; theirs: {desk.name}"
+    assert words == [sent, "info    stopping"]
+
+
+def test_a_queue_that_no_task_is_sent_to_is_served_with_a_warning(desk):
+    """It may be misspelled, or meant for using(queue=…); below the banner, once, and not for calls with their code."""
+    desk.write("more", f"""
+        from psmq_tasks import TaskApp
+        app = TaskApp("mail", url={desk.url!r}, secret={desk.secret!r})
+
+        @app.task(queue="slow-mail")
+        def deliver(): pass
+
+        @app.task
+        def post(): print("posted", flush=True)
+    """)  # fmt: skip
+    lines = desk.ends("more.py", "-b", "-p", 2, "-q", "nosuch").splitlines()
+    expected = "no task of more.py is sent to queue 'nosuch'; theirs: mail, slow-mail"
+    assert [number for number, line in enumerate(lines) if line.endswith(f" warning {expected}")] == [6], lines
+    code = "import more; more.post.using(queue='nosuch').delay()"
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=desk.folder, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert expected in desk.ends("more", "-b", "-p", 1, "-q", "nosuch").replace("of more ", "of more.py ")
+    assert desk.out() == "posted\n"
+    both = desk.ends("more", "shop:app", "-b", "-p", 1, "-q", f"{desk.name},mail,slow,slower,slow-mail")
+    assert f"no task of more, shop:app is sent to queues 'slow', 'slower'; theirs: mail, slow-mail, {desk.name}" in both
+    for words in (["more", "-q", "slow-mail,mail"], ["more"], ["-q", "nosuch"]):
+        assert "warning" not in desk.ends(*words, "-b", "-p", 1, "-u", desk.url)
 
 
 def test_nothing_of_the_log_comes_before_the_banner(desk):
