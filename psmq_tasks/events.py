@@ -20,7 +20,7 @@ EVENTS: Final[dict[str, tuple[str, ...]]] = {
     "after_task": ("app", "message", "outcome", "seconds"),
     "retry": ("app", "message", "outcome", "delay"),  # it will run again
     "dead": ("app", "message", "outcome", "reason"),  # it went to the dead letters
-    "lease_lost": ("app", "message"),  # another worker may run it by now
+    "lease_lost": ("app", "message"),  # it ends, and another worker may have run it: what became of it here is refused
     "worker_start": ("app", "worker"),  # in each child process, before its first task
     "worker_stop": ("app", "worker"),
 }

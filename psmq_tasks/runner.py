@@ -118,6 +118,8 @@ class Runner:
     def _tell(self, ready: Ready, message: HeldMessage, outcome: Any, settlement: Settlement, seconds: float) -> None:
         """Tell those who watch, and the log."""
         events = ready.app.events
+        if events.wanted("lease_lost") and message.lease_lost:
+            events.emit("lease_lost", app=ready.app, message=message)
         if events.wanted("after_task"):
             events.emit("after_task", app=ready.app, message=message, outcome=outcome, seconds=seconds)
         short = message.message_id[-SHORT_ID:]

@@ -5,6 +5,10 @@ from __future__ import annotations
 from support import wait_until
 
 TASKS = """
+@app.events.subscribe("lease_lost")
+def lost(*, message, **_):
+    note('told of', message.attempt)
+
 def watch(attempt, seconds):
     ends = time.monotonic() + seconds
     while time.monotonic() < ends and not current_message().lease_lost:
@@ -44,6 +48,7 @@ def test_after_the_longest_lease_others_may_have_it_and_the_log_says_so(stage):
     assert "a time_limit would end it" in stage.output(0)
     stage.workers[0].terminate()
     assert stage.workers[0].wait(20) == 0, "it ends its task and says so"
+    assert stage.lines()[3:] == ["told of 1"]
     assert (stage.queue_info().counters["deleted"], stage.queue_info().dead) == (1, 0)
     assert handle.result(timeout=5) == 2, "the late one has changed nothing"
 
