@@ -6,7 +6,7 @@ can hand back what it holds (``abandon``) when its process has died.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from psmq import commands
 from psmq.commands import Plain
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from psmq.settlement import Settlement
 
 __all__ = ["Consumer"]
-
-#: a lost wake-up costs no more than this (s)
-LONGEST_WAIT: Final = 2.0
 
 
 class Consumer:

@@ -97,7 +97,7 @@ class ServerAccess:
             self._keyring = self._find_keys()
         return self._keyring
 
-    async def _akeyring(self) -> None:
+    async def _find_keys_aside(self) -> None:
         if self._keyring is None:
             import asyncio
 

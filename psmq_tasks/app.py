@@ -218,7 +218,7 @@ class TaskApp(ServerAccess):
 
     async def asend_one(self, call: Call[Any]) -> TaskHandle[Any]:
         """send_one() for async code."""
-        await self._akeyring()
+        await self._find_keys_aside()
         queue_name, message = prepared(self, call)
         try:
             message_id = await (await self.aqueue(queue_name)).push(message)
@@ -245,7 +245,7 @@ class TaskApp(ServerAccess):
 
     async def asend(self, calls: Iterable[Call[Any]]) -> list[TaskHandle[Any]]:
         """send() for async code."""
-        await self._akeyring()
+        await self._find_keys_aside()
         steps = sends(self, calls)
         try:
             part = next(steps)
@@ -269,7 +269,7 @@ class TaskApp(ServerAccess):
 
     async def aoutcome(self, queue_name: str, message_id: str, wait: float) -> Outcome | None:
         """The same, awaited."""
-        await self._akeyring()
+        await self._find_keys_aside()
         queue = await self.aqueue(queue_name)
         return self._open_result(queue_name, message_id, await queue.result(message_id, wait=wait))
 

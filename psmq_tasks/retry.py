@@ -1,7 +1,8 @@
 """When to run a failed task again: tenacity's ``stop``, ``wait`` and ``retry`` objects as a pure decision.
 
 tenacity would sleep between attempts and forget them with the process. Here the attempts are counted by the queue and
-the wait happens in it: the objects are only asked, with the state that the next attempt of their own loop would have.
+the wait happens in it: the objects are only asked, with the state that the next attempt of their own loop would have
+(all but ``idle_for``: nobody adds the waits up).
 
 By default a task runs at most 5 times: again about 1 s after its first failure, then 2, 4, 8 s (up to 1 s more each,
 at random; never more than 60 s), whatever Exception it raised. SystemExit and KeyboardInterrupt are not retried.
@@ -75,11 +76,11 @@ _ACCEPTED: Final = RetryDecision(retry=False, accepted=True)
 
 
 def decide(
-    policy: RetryPolicy, outcome: Outcome, *, attempt: int, first_started_at: float, slept: float = 0.0, now: float
+    policy: RetryPolicy, outcome: Outcome, *, attempt: int, first_started_at: float, now: float
 ) -> RetryDecision:
     """What the policy says to the outcome of this attempt (1 = first).
 
-    ``first_started_at`` and ``now`` in seconds since 1970, ``slept`` the seconds waited between attempts so far.
+    ``first_started_at`` and ``now`` in seconds since 1970.
     A policy that raises itself ends the task, with that as the reason.
     """
     if type(outcome) is Returned and not policy.judges_results:
@@ -90,7 +91,7 @@ def decide(
         return RetryDecision(retry=False, reason=reason, why="the task raised Reject")
     try:
         retrying = _retrying(policy)
-        state = _state(retrying, outcome, attempt=attempt, elapsed=max(0.0, now - first_started_at), slept=slept)
+        state = _state(retrying, outcome, attempt=attempt, elapsed=max(0.0, now - first_started_at))
         return _ask(retrying, state, error)
     except BaseException as broken:  # a policy is the user's code; a worker must outlive it
         reason = f"its retry policy raised {type_name(broken)}: {broken}"
@@ -172,12 +173,11 @@ def _retrying(policy: RetryPolicy) -> BaseRetrying:
     )
 
 
-def _state(retrying: BaseRetrying, outcome: Outcome, *, attempt: int, elapsed: float, slept: float) -> RetryCallState:
+def _state(retrying: BaseRetrying, outcome: Outcome, *, attempt: int, elapsed: float) -> RetryCallState:
     import tenacity
 
     state = tenacity.RetryCallState(retrying, fn=None, args=(), kwargs={})
     state.attempt_number = attempt
-    state.idle_for = slept
     if isinstance(outcome, Returned):
         state.set_result(outcome.value)
     else:

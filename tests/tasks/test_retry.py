@@ -20,8 +20,8 @@ from psmq_tasks.retry import LONGEST_WAIT, RetryDecision, RetryPolicy, attempt_l
 START = 1_700_000_000.0
 
 
-def ask(policy, outcome, attempt=1, *, elapsed=0.0, slept=0.0):
-    return decide(policy, outcome, attempt=attempt, first_started_at=START, slept=slept, now=START + elapsed)
+def ask(policy, outcome, attempt=1, *, elapsed=0.0):
+    return decide(policy, outcome, attempt=attempt, first_started_at=START, now=START + elapsed)
 
 
 def failed(error=None):
