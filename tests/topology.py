@@ -175,8 +175,12 @@ class Guarded(Fleet):
                 old.start()
             else:
                 old.thaw()
-            old.ask("REPLICAOF", "127.0.0.1", self.primary.port)
-            wait_until(lambda old=old: old.info("replication").get("master_link_status") == "up", 20)
+            wait_until(lambda old=old: self._follows(old), 20)
+
+    def _follows(self, old):
+        """Told again until it does: a Sentinel may tell it something else meanwhile."""
+        old.ask("REPLICAOF", "127.0.0.1", self.primary.port)
+        return old.info("replication").get("master_link_status") == "up"
 
 
 class Cluster(Fleet):
