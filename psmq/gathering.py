@@ -232,12 +232,17 @@ class Gatherer:
                 return
             gone = entry.gone
             # Woken first, then off the list: whatever comes between, none is forgotten. To be woken twice does no harm.
-            with contextlib.suppress(RuntimeError):
+            try:
                 entry.done.release()
-            with contextlib.suppress(ValueError):
                 self._answered.remove(entry)
+            except (RuntimeError, ValueError):  # somebody else does the same
+                self._strike(entry)
             if not gone:
                 return
+
+    def _strike(self, entry: _Waiting) -> None:
+        with contextlib.suppress(ValueError):
+            self._answered.remove(entry)
 
     def _send_all(self) -> None:
         if self._sender:
