@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from psmq_tasks.inspection import Inspector
 
-__all__ = ["dead_ids", "queue_names", "settings", "task_names", "waiting_ids"]
+__all__ = ["dead_ids", "files", "queue_names", "settings", "task_names", "waiting_ids"]
 
 #: of the newest dead letters and the next retries so many are looked at
 _MOST: Final = 200
@@ -96,3 +96,8 @@ def settings(_: click.Context, __: click.Parameter, incomplete: str) -> list[Com
     from psmq import QueueConfig
 
     return [CompletionItem(f"{field.name}=") for field in fields(QueueConfig) if field.name.startswith(incomplete)]
+
+
+def files(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What the shell itself offers."""
+    return [CompletionItem(incomplete, type="file")]

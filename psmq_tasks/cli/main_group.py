@@ -49,19 +49,27 @@ for _command in _COMMANDS:
 
 @psmq.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
+@click.argument("command", type=click.Choice(["psmq", "psmq-worker"]), default="psmq")
+def completion(shell: str, command: str) -> None:
     """Print the completion script of SHELL.
+
+    COMMAND is psmq (the default) or psmq-worker.
 
     \b
     bash:  psmq completion bash > ~/.local/share/bash-completion/completions/psmq
     zsh:   psmq completion zsh > "${fpath[1]}/_psmq"
     fish:  psmq completion fish > ~/.config/fish/completions/psmq.fish
+
+    \b
+    And so for psmq-worker, into a file of its own beside that:
+    psmq completion bash psmq-worker > .../completions/psmq-worker
     """  # noqa: D301  # click wants the character itself
     from click.shell_completion import get_completion_class
 
     found = get_completion_class(shell)
     assert found is not None
-    click.echo(found(psmq, {}, "psmq", "_PSMQ_COMPLETE").source())
+    # The script knows no more of a command than its name.
+    click.echo(found(psmq, {}, command, f"_{command}_COMPLETE".replace("-", "_").upper()).source())
 
 
 def _name_variables(command: click.Command, prefix: str) -> None:

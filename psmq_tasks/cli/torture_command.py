@@ -23,6 +23,18 @@ __all__ = ["torture"]
 
 #: seconds that a command waits for the server, which nobody harms
 _PATIENCE: Final = 5.0
+#: what is counted, in the order of the page
+_COUNTED: Final = {
+    "pushed": "jobs that the server took",
+    "done": "ran to their end",
+    "lost": "not done, and nowhere",
+    "phantom": "done or queued, and never pushed",
+    "copied": "stored more than once",
+    "twice": "ran again: allowed, and expected of workers that are killed",
+    "overlapping": "ran at the same time: allowed, and expected of workers that are stopped",
+    "dead": "dead letters",
+    "queued": "still there at the end",
+}
 
 
 @click.command()
@@ -59,6 +71,7 @@ def torture(place: Place, *, server: str | None, seconds: float, seed: int | Non
             {**outcome.verdict.as_dict(), "faults": outcome.faults, "seed": outcome.seed, "holds": outcome.holds}
         )
     else:
+        click.echo(f"tried: {manager.url}")
         _show(outcome)
     if not outcome.holds:
         raise ExitWith(FAILED)
@@ -78,8 +91,8 @@ def _show_progress(run: Callable[[Callable[[float], None]], Outcome], seconds: f
 def _show(outcome: Outcome) -> None:
     found = outcome.verdict.as_dict()
     click.echo(", ".join(f"{what}: {count}" for what, count in outcome.faults.items()) or "no faults")
-    for name in ("pushed", "done", "lost", "phantom", "copied", "twice", "overlapping", "dead", "queued"):
-        click.echo(f"{name:12} {found[name]:>8,}")
+    for name, meaning in _COUNTED.items():
+        click.echo(f"{name:12} {found[name]:>8,}  {meaning}")
     if found["interrupted"]:
         click.echo(
             f"{'interrupted':12} {found['interrupted']:>8,}  started again after {found['recovery_p50']:.2f} s "

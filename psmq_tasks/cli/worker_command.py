@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.core import ParameterSource
 
+from psmq_tasks.cli.completing import files, queue_names
 from psmq_tasks.cli.options import Number, Seconds
 from psmq_tasks.cli.running import Command, ExitWith, version_option
 
@@ -78,13 +79,14 @@ def _url(context: click.Context, parameter: click.Parameter, value: str | None) 
         "max_content_width": 100,
     },
 )
-@click.argument("apps", metavar="[APP]...", nargs=-1)
+@click.argument("apps", metavar="[APP]...", nargs=-1, shell_complete=files)
 @click.option(
     "-u", "--url", metavar="URL", envvar="PSMQ_URL", show_envvar=True, callback=_url, is_eager=False,
     help="Server to use instead of the app's. Without it: the app's own, else PSMQ_URL, else this user's embedded one.",
 )  # fmt: skip
 @click.option(
     "-q", "--queue", "queues", metavar="NAME[,NAME]", multiple=True, callback=_names, show_envvar=True,
+    shell_complete=queue_names,
     envvar="PSMQ_WORKER_QUEUE", help="Queues to serve, most urgent first; repeatable.  [default: all that APP uses]",
 )  # fmt: skip
 @click.option(

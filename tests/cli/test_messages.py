@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from mishaps import kill, retry_later
 
 from psmq import QueueConfig
-from psmq_tasks.cli import psmq
+from psmq_tasks.cli import psmq, worker
 
 
 def test_data_is_pushed_by_argument_or_line(manager, run, read):
@@ -142,6 +142,21 @@ def test_names_and_ids_are_completed_from_the_server(manager, complete):
     assert complete("dead", "redrive", start=dead[:3]) == [dead]
     assert complete("retries", "now") == [waiting]
     assert "visibility_timeout=" in complete("configure", "mail", start="vis")
+
+
+def test_a_worker_is_completed_too(manager, complete):
+    """Files and folders for APP, as the shell has them; queues for -q."""
+    manager.get_queue("mail")
+
+    def offered(words, start):
+        return ShellComplete(worker, {}, "psmq-worker", "_PSMQ_WORKER_COMPLETE").get_completions(words, start)
+
+    assert [(one.value, one.type) for one in offered([], "sh")] == [("sh", "file")]
+    assert [one.value for one in offered(["shop.py", "-q"], "")] == ["mail"]
+    for shell in ("bash", "zsh", "fish"):
+        script = CliRunner().invoke(psmq, ["completion", shell, "psmq-worker"]).stdout
+        assert "_PSMQ_WORKER_COMPLETE" in script
+        assert "psmq-worker" in script
 
 
 def test_completion_is_silent_where_there_is_no_server(complete, monkeypatch, tmp_path, capfd):
