@@ -192,6 +192,14 @@ def in_threads(count, work):
     return threads
 
 
+def under_way(queue, data):
+    """A thread whose push the sending thread has taken, so that what comes now waits."""
+    (thread,) = in_threads(1, lambda: queue.push(data))
+    gatherer = queue._link._gatherer
+    wait_until(lambda: gatherer._sending and gatherer._queue.empty())
+    return thread
+
+
 def all_ended(threads):
     deadline = time.monotonic() + 20
     for thread in threads:
@@ -208,8 +216,7 @@ def test_whoever_is_interrupted_leaves_nobody_asleep(queue, monkeypatch):
         raise KeyboardInterrupt
 
     with held_up(queue, monkeypatch) as gate:
-        threads = in_threads(1, lambda: queue.push(b"first"))
-        wait_until(lambda: gatherer._sending and gatherer._queue.empty())
+        threads = [under_way(queue, b"first")]
         with on_alarm(interrupt), pytest.raises(KeyboardInterrupt):
             queue.push(b"interrupted")
         threads += in_threads(6, lambda: queue.push(b"later"))
@@ -231,8 +238,7 @@ def test_whoever_was_not_woken_by_another_is_woken_all_the_same(queue, monkeypat
 
     monkeypatch.setattr(gatherer, "_wake_next", hit)
     with held_up(queue, monkeypatch) as gate:
-        threads = in_threads(1, lambda: queue.push(b"x"))
-        wait_until(lambda: gatherer._sending and gatherer._queue.empty())
+        threads = [under_way(queue, b"x")]
         threads += in_threads(7, lambda: queue.push(b"x"))
         wait_until(lambda: gatherer._queue.qsize() == 7)
         gate.set()
@@ -386,8 +392,7 @@ def test_what_is_stored_does_not_wait_for_a_large_push_behind_it(queue, monkeypa
 
     monkeypatch.setattr(gatherer, "_run", watched)
     with held_up(queue, monkeypatch) as gate:
-        threads = in_threads(1, lambda: queue.push(b"small"))
-        wait_until(lambda: gatherer._sending and gatherer._queue.empty())
+        threads = [under_way(queue, b"small")]
         threads += in_threads(1, lambda: queue.push(b"x" * 500_000))
         wait_until(lambda: gatherer._queue.qsize() == 1)
         gate.set()
