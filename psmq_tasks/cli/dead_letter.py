@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from psmq_tasks.history import Failure
     from psmq_tasks.inspection import DeadTask, OpenedCall
 
-__all__ = ["BodyForm", "body_as", "draw_attempts", "show_letter", "why"]
+__all__ = ["BodyForm", "body_as", "show_failures", "show_letter", "why"]
 
 #: shown by themselves, or written by psmq for others
 _SHOWN = {"task", "args", "sender"}
@@ -65,15 +65,21 @@ def show_letter(found: DeadTask, call: OpenedCall | None = None, *, original: bo
         *((name, value) for name, value in found.metadata.items() if name not in _SHOWN),
     ]
     facts(told)
-    if found.failures:
-        click.echo()
-        draw_attempts(found.failures)
-        last = next((failure for failure in reversed(found.failures) if failure.traceback), None)
-        if last is not None:
-            click.echo(f"\nTraceback of {_which(last, found.failures)}:")
-            click.echo(paragraphs(last.traceback))
+    show_failures(found.failures)
     short = tail(found.id)
     click.echo(f"\npsmq dead redrive {short} runs it again, psmq dead purge {short} deletes it.", err=True)
+
+
+def show_failures(failures: tuple[Failure, ...]) -> None:
+    """The attempts, and the last traceback among them."""
+    if not failures:
+        return
+    click.echo()
+    _draw_attempts(failures)
+    last = next((failure for failure in reversed(failures) if failure.traceback), None)
+    if last is not None:
+        click.echo(f"\nTraceback of {_which(last, failures)}:")
+        click.echo(paragraphs(last.traceback))
 
 
 def _which(one: Failure, failures: tuple[Failure, ...]) -> str:
@@ -92,7 +98,7 @@ def _decoded(call: OpenedCall | None, title: str) -> list[tuple[str, str]]:
     ]
 
 
-def draw_attempts(failures: tuple[Failure, ...]) -> None:
+def _draw_attempts(failures: tuple[Failure, ...]) -> None:
     """A row for each attempt that failed, and for each change by hand; below it why it went on as it did."""
     columns = [
         Column("ATTEMPT", right=True),

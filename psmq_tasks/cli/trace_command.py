@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from psmq_tasks.cli.dead_letter import draw_attempts
+from psmq_tasks.cli.dead_letter import show_failures
 from psmq_tasks.cli.options import Place, Seconds, json_option, place_options, queue_option
 from psmq_tasks.cli.showing import Column, age, draw, duration, facts, moment, print_json, tail
 
@@ -79,9 +79,7 @@ def _show(found: Traced, *, as_json: bool) -> None:
     if found.events and (found.logged or not found.failures):
         click.echo()  # without a log it would say what the attempts say
         draw(_COLUMNS, _rows(found), whole=True)
-    if found.failures:
-        click.echo()
-        draw_attempts(found.failures)
+    show_failures(found.failures)
 
 
 def _show_facts(found: Traced) -> None:

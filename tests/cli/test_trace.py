@@ -88,7 +88,9 @@ def test_without_a_log_the_history_tells_what_failed(manager, run, read):
     assert (delivered["attempt"], delivered["client"]) == (1, "host:7")
     assert (released["seconds"], released["how"]) == (60, "counted")
     assert released["reason"] == "ValueError: no (wait_fixed(60) → 60 s; stop_after_attempt(5): 1 of 5)"
-    assert "wait_fixed(60) → 60 s; stop_after_attempt(5): 1 of 5" in run("trace", message.message_id).stdout
+    shown = run("trace", message.message_id).stdout
+    assert "wait_fixed(60) → 60 s; stop_after_attempt(5): 1 of 5" in shown
+    assert "Traceback of attempt 1:\n" in shown
     (dead,) = kill(queue)
     assert words(run("trace", dead, "--follow").stdout)[1:] == [
         "attempt 1, delivered to host:7",
