@@ -151,6 +151,8 @@ def test_what_was_decided_stands_below_each_attempt(manager, screen):
     why = "wait_exponential_jitter(max=60) → 1.5 s; stop_after_attempt(5): 1 of 5"
     queue.exchange([(queue.get(), Release(60, failure=failure(why=why, worker="w:1", extensions=2, message="m" * 90)))])
     text = without_colours(screen("trace", queue.messages("delayed")[0].message_id, width=80).read_until())
+    text, traceback, _ = text.partition("Traceback of attempt 1:")
+    assert traceback
     assert " ".join(text.split()).endswith(f"{why}; lease extended 2 times; worker w:1")
     assert max(map(len, text.splitlines())) <= 80
     text = without_colours(screen("retries", width=60).read_until())
