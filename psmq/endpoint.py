@@ -97,6 +97,7 @@ class Endpoint:
                 raise InvalidOption("url", f"must be a URL, not {shown!r}: did you mean redis://{url}?")
             raise InvalidOption("url", f"must start with one of memory: {KNOWN}, not {shown!r}")
         query = dict(parse_qsl(parts.query))
+        allows = query.get("allow_eviction", "")
         durability = durability or query.get("durability")
         if scheme == "embedded":
             return cls.embedded(unquote(parts.netloc + parts.path) or server.default_db_dir(), durability)
@@ -127,7 +128,7 @@ class Endpoint:
             url=url,
             plain=f"{_SCHEMES[scheme]}://{place}/{path.lstrip('/')}{'?' if rest else ''}{rest}",
             durability=durability and check_demand(durability, embedded=False),
-            allow_eviction=is_yes("allow_eviction", query.get("allow_eviction", "")) or is_on("PSMQ_ALLOW_EVICTION"),
+            allow_eviction=is_yes("allow_eviction", allows) if allows else is_on("PSMQ_ALLOW_EVICTION"),
             route=route,
         )
 

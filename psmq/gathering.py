@@ -270,10 +270,11 @@ class Gatherer:
     def _send(self, first: _Waiting) -> _Waiting | None:
         """Send as many as go together. → the next one, if there is one already"""
         taken, held = _take(first, self._next)
-        if sum(push_size(entry.push)[1] for entry in taken) > _QUICK:
-            self._wake_next()
         try:
-            ids = self._run(_command(taken), first.clock, meanwhile=self._wake_next)
+            command = _command(taken)
+            if push_size(command)[1] > _QUICK:
+                self._wake_next()
+            ids = self._run(command, first.clock, meanwhile=self._wake_next)
         except BaseException as error:
             _failed(taken, error)
             for entry in taken:

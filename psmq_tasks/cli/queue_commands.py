@@ -91,7 +91,7 @@ def peek(place: Place, *, queue: str, state: str, limit: int, as_json: bool) -> 
     """
     with place.inspector() as inspector:
         found = inspector.messages(queue, state, limit)
-        elsewhere = "" if found else _elsewhere(inspector.manager.queue_info(queue), state)
+        elsewhere = "" if found or as_json else _elsewhere(inspector.manager.queue_info(queue), state)
     if as_json:
         print_json({"messages": [message.as_dict() for message in found]})
         return
@@ -109,9 +109,7 @@ def _elsewhere(info: QueueInfo, looked_at: str) -> str:
     """``; 1 is delayed: --state delayed``"""
     counts = {state: getattr(info, state) for state in _STATES if state != looked_at}
     return "".join(
-        f"; {count} {'is' if count == 1 else 'are'} {state}: --state {state}"
-        for state, count in counts.items()
-        if count
+        f"; {counted(count, 'is', 'are')} {state}: --state {state}" for state, count in counts.items() if count
     )
 
 

@@ -47,6 +47,7 @@ def test_a_server_that_evicts_keys_is_refused_unless_one_takes_the_risk(fleet, p
     assert works(f"{server.url}?allow_eviction=1")
     monkeypatch.setenv("PSMQ_ALLOW_EVICTION", "1")
     assert works(server.url)
+    refusal(f"{server.url}?allow_eviction=0")  # what a URL says goes before it
     monkeypatch.delenv("PSMQ_ALLOW_EVICTION")
     refusal(server.url)
     server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
