@@ -63,7 +63,11 @@ local function send(found)
 end
 
 -- Removals first: what is moved within one key is taken out, then put in.
+-- returns writes for what comes next
 function batch.flush(writes)
+    if #writes.order == 0 then
+        return writes
+    end
     for _, found in ipairs(writes.order) do
         if found.command == 'ZREM' or found.command == 'HDEL' then
             send(found)
@@ -74,6 +78,7 @@ function batch.flush(writes)
             send(found)
         end
     end
+    return batch.new()
 end
 
 -- HMGET in slices that unpack() can take.

@@ -3,7 +3,7 @@
 local calls = {}
 
 -- Revision of this library; a client that is newer replaces it. Raised by every change of these files.
-calls.revision = 4
+calls.revision = 5
 -- Layout of the data; a queue written by a newer one is refused.
 calls.layout = 1
 
@@ -16,40 +16,61 @@ calls.longest_wait = 2000
 
 local names = {
     'layout', 'deleting', 'clock', 'paused', 'on_expiry', 'seen', 'offset', 'grace', 'last_id', 'received', 'largest',
+    'minute', 'sent', 'deleted', 'events',
+    -- the settings that are numbers: nine
     'visibility_timeout', 'max_retrievals', 'delay', 'ttl', 'max_size', 'max_length', 'deduplication_window',
-    'minute', 'sent', 'deleted', 'event_log', 'events', 'dead_retention',
+    'event_log', 'dead_retention',
 }
 
 -- What is missing or cannot be read is as the default says.
 local function within(text, least, most, default)
-    local number = tonumber(text)
+    local number = text and tonumber(text)
     -- not a number is neither less nor more
     return number and number >= least and number <= most and number or default
 end
 
+-- The settings of a queue from their texts, a comma behind each: the same ones in most calls, so worked out once.
+local settings_of = memo.of(function(text)
+    local found, longest = {}, errors.longest
+    for word in string.gmatch(text, '([^,]*),') do
+        found[#found + 1] = word
+    end
+    if #found ~= 9 then
+        found = {} -- one has a comma inside: nobody knows which is which
+    end
+    local settings = {
+        visibility_timeout = within(found[1], 1, longest, 30000), max_retrievals = within(found[2], 1, 1000000, 5),
+        delay = within(found[3], 0, longest, 0), ttl = within(found[4], 1, longest),
+        max_size = within(found[5], 1, 536870912, 1048576), max_length = within(found[6], 1, 2 ^ 53),
+        deduplication_window = within(found[7], 0, longest, 300000), event_log = within(found[8], 1, events.most),
+        dead_retention = within(found[9], 1, longest),
+    }
+    settings.__index = settings
+    return settings
+end)
+
 -- The fields of the queue hash that calls need. Written out: a table that is made at its size costs a third of one that
 -- grows, and this one is made by every call.
 local function read(base)
-    local found, longest = redis.call('HMGET', base, unpack(names)), errors.longest
-    return {
+    local found = redis.call('HMGET', base, unpack(names))
+    local settings = settings_of((found[16] or '') .. ',' .. (found[17] or '') .. ',' .. (found[18] or '') .. ','
+        .. (found[19] or '') .. ',' .. (found[20] or '') .. ',' .. (found[21] or '') .. ','
+        .. (found[22] or '') .. ',' .. (found[23] or '') .. ',' .. (found[24] or '') .. ',')
+    return setmetatable({
         layout = found[1] or nil, deleting = found[2] or nil, clock = found[3] or nil, paused = found[4] or nil,
         on_expiry = found[5] or nil, seen = within(found[6], 0, 2 ^ 43, 0), offset = within(found[7], 0, 2 ^ 43, 0),
         grace = within(found[8], 0, 2 ^ 43, 0), last_id = within(found[9], 0, 2 ^ 53, 0),
         received = within(found[10], 0, 2 ^ 53, 0), largest = within(found[11], 0, 2 ^ 53, 0),
-        visibility_timeout = within(found[12], 1, longest, 30000), max_retrievals = within(found[13], 1, 1000000, 5),
-        delay = within(found[14], 0, longest, 0), ttl = within(found[15], 1, longest),
-        max_size = within(found[16], 1, 536870912, 1048576), max_length = within(found[17], 1, 2 ^ 53),
-        deduplication_window = within(found[18], 0, longest, 300000), minute = found[19] or nil,
-        dead_retention = within(found[24], 1, longest),
+        minute = found[12] or nil,
         -- the counters that most calls change
-        sent = within(found[20], 0, 2 ^ 53, 0), deleted = within(found[21], 0, 2 ^ 53, 0),
-        event_log = within(found[22], 1, events.most), events = within(found[23], 0, 2 ^ 53, 0),
-    }
+        sent = within(found[13], 0, 2 ^ 53, 0), deleted = within(found[14], 0, 2 ^ 53, 0),
+        events = within(found[15], 0, 2 ^ 53, 0),
+    }, settings)
 end
 
 -- For calls without a number: reads, and writes that may be done twice.
 -- ks: queue hash, never-key. argv: clock override, client's revision
--- returns call { k, queue, now, time, micros, writes, counters } | nil, refusal
+-- returns call { k, queue, now, now_text, time, micros, writes, counters } | nil, refusal
 function calls.open(ks, argv)
     local override, revision = argv[1], errors.integer(argv[2], 0, 1000000)
     if #ks ~= 2 or not revision then
@@ -81,8 +102,8 @@ function calls.open(ks, argv)
         grace = now + math.floor(math.min(queue.visibility_timeout / 3, 10000))
     end
     return {
-        k = keys.of(base), queue = queue, now = now, time = time, micros = micros, offset = offset, grace = grace,
-        writes = batch.new(), counters = {}, tally = {}, log = events.open(queue),
+        k = keys.of(base), queue = queue, now = now, now_text = entries.integer(now), time = time, micros = micros,
+        offset = offset, grace = grace, writes = batch.new(), counters = {}, tally = {}, log = events.open(queue),
     }
 end
 
@@ -98,7 +119,7 @@ function calls.close(call, fields)
     events.keep(call)
     rollups.keep(call, fields)
     fields[#fields + 1] = 'seen'
-    fields[#fields + 1] = entries.integer(call.time)
+    fields[#fields + 1] = call.time == call.now and call.now_text or entries.integer(call.time)
     if call.offset > 0 then
         fields[#fields + 1] = 'offset'
         fields[#fields + 1] = entries.integer(call.offset)
@@ -138,7 +159,7 @@ function calls.begin(ks, argv)
     if not call then
         return nil, refusal
     end
-    call.client, call.number, call.nonce = client, number, nonce
+    call.client, call.number, call.nonce = client, argv[4], nonce
     local known = redis.call('HGET', call.k.clients, client)
     if known then
         if string.sub(known, 1, 4) == 'gone' then
@@ -150,7 +171,7 @@ function calls.begin(ks, argv)
             if number < last or (number == last and nonce ~= its_nonce) then
                 return nil, errors.refuse('COMMAND_CLASH')
             end
-            call.recent, call.asked = tonumber(recent), tonumber(asked)
+            call.recent, call.asked = recent, asked
             if number == last then
                 call.answered = string.sub(known, answer)
             end
@@ -178,18 +199,18 @@ function calls.finish(call, answer, fields, asking)
     if not call.recent then
         trim(call)
     end
-    local now = call.now
-    if not call.recent or now - call.recent > rough then
-        redis.call('ZADD', call.k.recent, now, call.client)
-        call.recent = now
+    local now, now_text = call.now, call.now_text
+    if not call.recent or now - tonumber(call.recent) > rough then
+        redis.call('ZADD', call.k.recent, now_text, call.client)
+        call.recent = now_text
     end
-    if asking and (not call.asked or now - call.asked > rough) then
+    if asking and (not call.asked or now - tonumber(call.asked) > rough) then
         redis.call('ZREMRANGEBYSCORE', call.k.consumers, '-inf', now - 600000)
-        redis.call('ZADD', call.k.consumers, now, call.client)
-        call.asked = now
+        redis.call('ZADD', call.k.consumers, now_text, call.client)
+        call.asked = now_text
     end
-    redis.call('HSET', call.k.clients, call.client, string.format('%.0f %s %.0f %.0f %s',
-        call.number, call.nonce, call.recent, call.asked or 0, answer))
+    redis.call('HSET', call.k.clients, call.client,
+        call.number .. ' ' .. call.nonce .. ' ' .. call.recent .. ' ' .. (call.asked or '0') .. ' ' .. answer)
 end
 
 -- Has a command of another client refused should it still come (or come again), as one that clashes with this record;

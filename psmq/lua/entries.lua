@@ -33,12 +33,16 @@ end
 
 -- Scores that strangers gave may be infinite.
 local largest = 9e15
+-- '%d' takes a third of the time of '%.0f', but has no more than 32 bits on servers of 32 bits.
+local digits_of
 
+-- A number as text. The server spells what it is given as a number itself, which takes twice as long.
 function entries.integer(number)
     if number > largest or number < -largest then
         number = number > 0 and largest or -largest
     end
-    return string.format('%.0f', number)
+    digits_of = digits_of or (string.format('%d', 2 ^ 40) == '1099511627776' and '%d' or '%.0f')
+    return string.format(digits_of, number)
 end
 
 function entries.priority(place)
@@ -103,7 +107,8 @@ function entries.options(entry)
 end
 
 function entries.text(entry)
-    return string.format('%s %d %.0f %.0f %s', entry.receipt, entry.count, entry.first, entry.place, entries.options(entry))
+    return entry.receipt .. ' ' .. entries.integer(entry.count) .. ' ' .. entries.integer(entry.first) .. ' '
+        .. entries.integer(entry.place) .. ' ' .. entries.options(entry)
 end
 
 -- Whether a state entry is of the delivery with this receipt; compared in place, as every settlement is.

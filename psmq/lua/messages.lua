@@ -41,8 +41,8 @@ end
 local function lease(call, taken, ends, worker, reply)
     local k, ids, leases, states = call.k, {}, {}, {}
     local received = call.queue.received + #taken
-    local receipt = string.format('%.0f-%s', received, call.nonce)
-    local now, until_then = entries.integer(call.now), entries.integer(ends)
+    local receipt = entries.integer(received) .. '-' .. call.nonce
+    local now, until_then = call.now_text, entries.integer(ends)
     -- State entries as entries.text() spells them. Numbers are the dearest part of that, and most are at hand as text.
     local of_new = receipt .. ' 1 ' .. now .. ' '
     local suffix = worker and 'w1' or ''
@@ -115,8 +115,7 @@ function messages.exchange(ks, argv)
     local taken, ids, fields, left = {}, {}, {}, false
     if limit > 0 and not call.queue.paused then
         local more = moving.promote(call)
-        batch.flush(call.writes)
-        call.writes = batch.new()
+        call.writes = batch.flush(call.writes)
         local cut
         taken, cut, left = moving.take(call, mode == 'solo' and 1 or limit, mode)
         if #taken > 0 then
@@ -166,8 +165,7 @@ function messages.pop(ks, argv)
     local entry, more, cut, left
     if not call.queue.paused then
         more = moving.promote(call)
-        batch.flush(call.writes)
-        call.writes = batch.new()
+        call.writes = batch.flush(call.writes)
         local taken
         taken, cut, left = moving.take(call, 1, 'plain')
         entry = taken[1]

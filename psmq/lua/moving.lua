@@ -4,11 +4,12 @@ local moving = {}
 
 -- moves of each kind in one call
 moving.budget = 100
+local budget_text = '100'
 -- bytes in one get; at least one message is given
 local most_bytes = 262144
 
 local function due(call, key)
-    return redis.call('ZRANGEBYSCORE', key, '-inf', call.now, 'LIMIT', 0, moving.budget, 'WITHSCORES')
+    return redis.call('ZRANGEBYSCORE', key, '-inf', call.now_text, 'LIMIT', '0', budget_text, 'WITHSCORES')
 end
 
 local function states_of(call, found)
@@ -82,8 +83,7 @@ function moving.promote(call)
             local state = states[(index + 1) / 2]
             dead.expire(call, id, state and entries.parse(state) or { receipt = '-', count = 0, first = 0, place = 0 })
         end
-        batch.flush(writes)
-        call.writes = batch.new()
+        call.writes = batch.flush(writes)
         writes = call.writes
     end
     local delayed = due(call, k.delayed)
@@ -107,8 +107,7 @@ function moving.promote(call)
     end
     if dead.kept_since(call) then
         -- What was buried only now may have died long ago.
-        batch.flush(call.writes)
-        call.writes = batch.new()
+        call.writes = batch.flush(call.writes)
         dead.outlive(call)
     end
     local full = moving.budget * 2
@@ -119,8 +118,7 @@ end
 function moving.catch_up(call)
     for _ = 1, 10 do
         local more = moving.promote(call)
-        batch.flush(call.writes)
-        call.writes = batch.new()
+        call.writes = batch.flush(call.writes)
         if not more then
             break
         end
@@ -129,9 +127,9 @@ end
 
 -- The first `limit` of ready and suspects together, in their order, with scores: { id, score, … }, and their zsets.
 local function both(call, limit)
-    local k = call.k
-    local ready = redis.call('ZRANGE', k.ready, 0, limit - 1, 'WITHSCORES')
-    local suspects = redis.call('ZRANGE', k.suspects, 0, limit - 1, 'WITHSCORES')
+    local k, last = call.k, entries.integer(limit - 1)
+    local ready = redis.call('ZRANGE', k.ready, '0', last, 'WITHSCORES')
+    local suspects = redis.call('ZRANGE', k.suspects, '0', last, 'WITHSCORES')
     if #suspects == 0 then
         return ready, k.ready
     end
@@ -173,7 +171,7 @@ function moving.take(call, limit, mode)
             found, from = both(call, wanted + 1)
         else
             from = mode == 'solo' and k.suspects or k.ready
-            found = redis.call('ZRANGE', from, 0, wanted, 'WITHSCORES')
+            found = redis.call('ZRANGE', from, '0', entries.integer(wanted), 'WITHSCORES')
         end
         local ids, places, count = {}, {}, 0
         local left = #found > wanted * 2
@@ -227,8 +225,7 @@ function moving.take(call, limit, mode)
                 taken[#taken + 1] = entry
             end
         end
-        batch.flush(call.writes)
-        call.writes = batch.new()
+        call.writes = batch.flush(call.writes)
         if not left or #taken >= limit then
             return taken, false, left
         end
@@ -240,7 +237,7 @@ end
 function moving.wait(call)
     local nearest
     for _, key in ipairs({ call.k.delayed, call.k.leased }) do
-        local first = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')
+        local first = redis.call('ZRANGE', key, '0', '0', 'WITHSCORES')
         if first[2] then
             nearest = math.min(nearest or math.huge, tonumber(first[2]))
         end

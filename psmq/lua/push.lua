@@ -136,7 +136,7 @@ function push.push(ks, argv)
     end
     local micros = math.max(call.micros, (queue.last_id or 0) + 1)
     local ids, sent, soon, now = {}, 0, false, call.now
-    local values, ready, now_text = {}, {}, entries.integer(now)
+    local values, ready, now_text = {}, {}, call.now_text
     for index, item in ipairs(items) do
         local options, name = item.options, item.name
         local id = name ~= '' and (stands[name] or opened[name])
@@ -149,7 +149,7 @@ function push.push(ks, argv)
             values[#values + 1] = id
             values[#values + 1] = (expires and head(options, expires) .. ';' or options.head) .. item.body
             if delay > 0 then
-                batch.put(writes, 'ZADD', k.delayed, now + delay, id)
+                batch.put(writes, 'ZADD', k.delayed, entries.integer(now + delay), id)
             else
                 ready[#ready + 1] = priority == 0 and now_text or entries.integer(entries.place(priority, now))
                 ready[#ready + 1] = id

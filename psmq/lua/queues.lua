@@ -150,8 +150,7 @@ function queues.purge(ks, argv)
     else
         -- A little of it each time: there is a next call as long as this one finds something.
         moving.promote(call)
-        batch.flush(call.writes)
-        call.writes = batch.new()
+        call.writes = batch.flush(call.writes)
     end
     for _, part in ipairs(sources[state]) do
         local ids = {}

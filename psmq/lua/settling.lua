@@ -215,7 +215,6 @@ function settling.settle(call, items)
     if #deleted > 0 then
         delete(call, deleted)
     end
-    batch.flush(call.writes)
-    call.writes = batch.new()
+    call.writes = batch.flush(call.writes)
     return words
 end

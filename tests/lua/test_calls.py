@@ -394,6 +394,24 @@ def test_a_lease_that_ends_within_the_longest_wait_leaves_a_token(timed, visibil
     assert bool(tokens(raw)) == armed
 
 
+# --- settings
+
+
+def test_a_setting_that_cannot_be_read_is_as_its_default_and_is_not_taken_for_another(raw):
+    """Settings are read together, a comma between each two: one with commas inside must not shift the others."""
+    raw.server.hset(raw.base, mapping={"delay": "7,8,9", "visibility_timeout": "x", "max_retrievals": "nan"})
+    id_ = raw.push()
+    assert not raw.server.exists(f"{raw.base}:expiring", f"{raw.base}:delayed")
+    ((got, *_),) = raw.get()
+    assert got == id_
+    seconds, microseconds = raw.server.time()
+    left = raw.server.zscore(f"{raw.base}:leased", id_) - (seconds * 1000 + microseconds / 1000)
+    assert 20_000 < left <= 30_000
+    raw.server.hset(raw.base, "delay", "60000")
+    raw.push()
+    assert raw.server.zcard(f"{raw.base}:delayed") == 1
+
+
 # --- an outage
 
 

@@ -4,8 +4,8 @@ import re
 
 from psmq import library
 
-EXPECTED_REVISION = 4
-EXPECTED_DIGEST = "9ed9f7aaefe4a58c"
+EXPECTED_REVISION = 5
+EXPECTED_DIGEST = "ffae16aec08330ff"
 
 
 def functions(raw_server):
