@@ -40,8 +40,8 @@ QUEUE = (
     Mutant(
         "a receipt is a bare counter",
         "psmq/lua/messages.lua",
-        "string.format('%.0f-%s', received, call.nonce)",
-        "string.format('%.0f-%s', received, 'x')",
+        "entries.integer(received) .. '-' .. call.nonce",
+        "entries.integer(received) .. '-x'",
         "lua/test_messages.py::test_after_a_failover_that_lost_a_delivery_the_stale_holder_is_refused",
     ),
     Mutant(
