@@ -118,7 +118,7 @@ end
 
 -- Whether it may be an id of ours: strangers may have put anything among them.
 function entries.is_id(id)
-    return #id == 22 and not string.find(id, '%W')
+    return #id == 22 and string.find(id, '^%w+$') == 1
 end
 
 -- Whether a score may be a place of ours.
@@ -126,9 +126,16 @@ function entries.is_place(score)
     return score > -101 * entries.step and score < 101 * entries.step and score % 1 == 0
 end
 
--- The entry of a message that has none yet, from its head.
-function entries.fresh(head, place)
-    return { receipt = '-', count = 0, first = 0, place = place, m = head.m, r = head.r, options = head.options }
+-- The entry of a message that has none yet, from its head. Room for eight fields is made at once: those that it has, and
+-- id, value and place_text, which whoever takes the message adds.
+function entries.fresh(head, place, id, value, place_text)
+    local entry = {
+        receipt = '-', count = 0, first = 0, place = place, options = head.options,
+        id = id, value = value, place_text = place_text,
+    }
+    if head.m then entry.m = head.m end
+    if head.r then entry.r = head.r end
+    return entry
 end
 
 -- deliveries it may have

@@ -204,7 +204,7 @@ function moving.take(call, limit, mode)
             if state then
                 entry = entries.parse(state)
             elseif head then
-                entry = entries.fresh(head, place)
+                entry = entries.fresh(head, place, id, value, places[index])
             end
             if not entries.is_id(id) then
                 dead.set_aside(call, id, 'its id is none of ours')

@@ -21,7 +21,7 @@ function settling.read(argv, first)
     for index = first, #argv, 6 do
         if argv[index + 2] == 'D' then
             local ids = {}
-            for id in string.gmatch(argv[index], '[^ ]+') do
+            for id in string.gmatch(argv[index], '%S+') do
                 ids[#ids + 1] = id
             end
             count = count + #ids

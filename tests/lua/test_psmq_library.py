@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 5
-EXPECTED_DIGEST = "ffae16aec08330ff"
+EXPECTED_DIGEST = "5712403eb4664f93"
 
 
 def functions(raw_server):
