@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from psmq import commands, findings, registry
 from psmq.async_connection import AsyncLink
 from psmq.async_queue import AsyncQueue
-from psmq.errors import PsmqError
+from psmq.driving import adrive
 from psmq.flows import clock_override, gives_durability
 from psmq.managing import ManagerFlows
 
@@ -38,17 +38,7 @@ class AsyncQueueManager(ManagerFlows):
     _link: AsyncLink
 
     async def _drive(self, steps: Generator[Any, Any, Any]) -> Any:
-        try:
-            request = next(steps)
-            while True:
-                try:
-                    answer = await self._link.run(request)
-                except PsmqError as error:
-                    request = steps.throw(error)
-                else:
-                    request = steps.send(answer)
-        except StopIteration as stop:
-            return stop.value
+        return await adrive(steps, self._link.run)
 
     async def get_queue(
         self,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from psmq import commands
 from psmq.async_connection import finish
 from psmq.bound import Held, MessageFields
 from psmq.commands import Address, Delivered, NewMessage, State
 from psmq.config import QueueConfig, milliseconds
+from psmq.driving import adrive
 from psmq.errors import PsmqError
 from psmq.flows import Interrupted, Pause, QueueFlows, Request, Waiting, clock_override
 from psmq.settlement import Bury, Delete, Release, Settlement
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from psmq.transfers import Transfer
 
 __all__ = ["AsyncMessage", "AsyncQueue"]
+
+T = TypeVar("T")
 
 
 class AsyncMessage(MessageFields):
@@ -82,23 +85,14 @@ class AsyncQueue(QueueFlows):
             return await self._link.run(request.command, clock=clock_override() if request.test else "")
         return await self._link.run(request, clock=self._clock())
 
-    async def _drive(self, steps: Generator[Request, Any, Any]) -> Any:
+    async def _drive(self, steps: Generator[Request, Any, T]) -> T:
         try:
-            request = next(steps)
-            while True:
-                try:
-                    answer = await self._run(request)
-                except PsmqError as error:
-                    request = steps.throw(error)
-                except GeneratorExit:
-                    raise  # nothing can be awaited any more
-                except BaseException:
-                    await finish(self._let_go(steps))
-                    raise
-                else:
-                    request = steps.send(answer)
-        except StopIteration as stop:
-            return stop.value
+            return await adrive(steps, self._run)
+        except (PsmqError, GeneratorExit):  # after the latter nothing can be awaited
+            raise
+        except BaseException:
+            await finish(self._let_go(steps))
+            raise
 
     async def _let_go(self, steps: Generator[Request, Any, Any]) -> None:
         with contextlib.suppress(PsmqError, Interrupted, StopIteration):

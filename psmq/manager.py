@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from psmq import commands, findings, registry
 from psmq.connection import Link
 from psmq.consumer import Consumer
-from psmq.errors import PsmqError
+from psmq.driving import drive
 from psmq.flows import clock_override, gives_durability
 from psmq.managing import ManagerFlows
 from psmq.queue import Queue
@@ -39,17 +39,7 @@ class QueueManager(ManagerFlows):
     _link: Link
 
     def _drive(self, steps: Generator[Any, Any, Any]) -> Any:
-        try:
-            request = next(steps)
-            while True:
-                try:
-                    answer = self._link.run(request)
-                except PsmqError as error:
-                    request = steps.throw(error)
-                else:
-                    request = steps.send(answer)
-        except StopIteration as stop:
-            return stop.value
+        return drive(steps, self._link.run)
 
     def get_queue(
         self,

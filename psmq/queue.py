@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from psmq import commands
 from psmq.bound import Held, MessageFields
 from psmq.commands import BATCH, Address, Delivered, NewMessage, State, push_size
 from psmq.config import QueueConfig, milliseconds
+from psmq.driving import drive
 from psmq.errors import PsmqError
 from psmq.flows import Interrupted, Pause, QueueFlows, Request, Waiting, clock_override
 from psmq.gathering import Ahead
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from psmq.transfers import Transfer
 
 __all__ = ["Message", "Queue"]
+
+T = TypeVar("T")
 
 
 class Message(MessageFields):
@@ -80,21 +83,14 @@ class Queue(QueueFlows):
             return self._link.run(request.command, clock=clock_override() if request.test else "")
         return self._link.run(request, clock=self._clock())
 
-    def _drive(self, steps: Generator[Request, Any, Any]) -> Any:
+    def _drive(self, steps: Generator[Request, Any, T]) -> T:
         try:
-            request = next(steps)
-            while True:
-                try:
-                    answer = self._run(request)
-                except PsmqError as error:
-                    request = steps.throw(error)
-                except BaseException:
-                    self._let_go(steps)
-                    raise
-                else:
-                    request = steps.send(answer)
-        except StopIteration as stop:
-            return stop.value
+            return drive(steps, self._run)
+        except PsmqError:
+            raise
+        except BaseException:
+            self._let_go(steps)
+            raise
 
     def _let_go(self, steps: Generator[Request, Any, Any]) -> None:
         with contextlib.suppress(PsmqError, Interrupted, StopIteration):

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 
 from psmq import id_random
 from psmq.config import check_name
+from psmq.driving import adrive, drive
 from psmq.errors import InvalidOption, PsmqError, QueueNotFound
 from psmq_tasks import naming
 from psmq_tasks.access import ServerAccess
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from psmq_tasks.options import TaskSettings
     from psmq_tasks.outcome import Outcome
     from psmq_tasks.results import TaskHandle
+    from psmq_tasks.sending import Part
 
     P = ParamSpec("P")
 R = TypeVar("R")
@@ -228,38 +230,20 @@ class TaskApp(ServerAccess):
 
     def send(self, calls: Iterable[Call[Any]]) -> list[TaskHandle[Any]]:
         """Sends calls of any of its tasks in their order, 200 per trip and queue; read as they go."""
-        steps = sends(self, calls)
-        try:
-            part = next(steps)
-            while True:
-                try:
-                    queue = self.queue(part.queue_name, anew=part.anew)
-                    queue.push_many(part.messages, progress=part.progress)
-                except Exception as error:  # also what reading and pickling the calls raises
-                    part = steps.throw(error)
-                else:
-                    part = next(steps)
-        except StopIteration as stop:
-            handles: list[TaskHandle[Any]] = stop.value
-            return handles
+        # Also what reading and pickling the calls raises goes to the steps: they know how many were sent before it.
+        return drive(sends(self, calls), self._push, Exception)
+
+    def _push(self, part: Part) -> None:
+        self.queue(part.queue_name, anew=part.anew).push_many(part.messages, progress=part.progress)
 
     async def asend(self, calls: Iterable[Call[Any]]) -> list[TaskHandle[Any]]:
         """send() for async code."""
         await self._find_keys_aside()
-        steps = sends(self, calls)
-        try:
-            part = next(steps)
-            while True:
-                try:
-                    queue = await self.aqueue(part.queue_name, anew=part.anew)
-                    await queue.push_many(part.messages, progress=part.progress)
-                except Exception as error:  # also what reading and pickling the calls raises
-                    part = steps.throw(error)
-                else:
-                    part = next(steps)
-        except StopIteration as stop:
-            handles: list[TaskHandle[Any]] = stop.value
-            return handles
+        return await adrive(sends(self, calls), self._apush, Exception)
+
+    async def _apush(self, part: Part) -> None:
+        queue = await self.aqueue(part.queue_name, anew=part.anew)
+        await queue.push_many(part.messages, progress=part.progress)
 
     # -- results (what TaskHandle asks) -------------------------------------------------------------------------------
 

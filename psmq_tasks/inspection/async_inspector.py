@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from psmq.errors import PsmqError
+from psmq.driving import adrive
 from psmq_tasks.inspection import finding, letters, looking, mending, tracing
 from psmq_tasks.inspection.exchange import line_of
 from psmq_tasks.inspection.mending import HASTENING, PURGING, Batch, redriving
@@ -46,18 +46,7 @@ class AsyncInspector:
         return await getattr(queue, request.verb)(**request.arguments)
 
     async def _drive(self, steps: Generator[Ask | Rest, Any, T]) -> T:
-        try:
-            request = next(steps)
-            while True:
-                try:
-                    answer = await self._ask(request)
-                except PsmqError as error:
-                    request = steps.throw(error)
-                else:
-                    request = steps.send(answer)
-        except StopIteration as stop:
-            found: T = stop.value
-            return found
+        return await adrive(steps, self._ask)
 
     async def queues(self) -> list[QueueInfo]:
         """Every queue's counts, ages, counters and settings, by name."""
