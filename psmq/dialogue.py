@@ -181,19 +181,13 @@ def converse(
     body, key = _body(identity, command, clock), _key(command) if terms.routed else ""
     copies = terms.copies and _copies(command, terms)
     while True:
-        payload, answers, patience, anew = pack(body), 1, _patience(command), False
-        if wake is not None and isinstance(command, Command):
-            # 0 would wait for ever
-            payload = pack(("BLPOP", command.address.wake, f"{max(wake, 0.001):.3f}")) + payload
-            answers, patience = 2, wake + _LATENESS
-            wake = None  # a repeat is the exchange alone: the token it waited for may be gone
-        if copies:
-            payload += pack(("WAIT", copies, _COPYING))
-            answers, patience = 2, _COPYING / 1000 + _LATENESS
+        question = _question(body, command, key, wake=wake, copies=copies)
+        wake = None  # a repeat is the command alone: the token it waited for may be gone
         problem: str
         lacking: int | None = None
+        anew = False
         try:
-            replies = yield Send(payload, answers, patience, key)
+            replies = yield question
         except Lost as lost:
             problem, sent = str(lost), sent or lost.sent
         except errors.ServerUnreachable as error:
@@ -249,6 +243,20 @@ def converse(
             yield Sleep(delay, anew)
         except errors.ServerUnreachable as error:
             raise _gave_up(command, terms, str(error), sent=sent) from error
+
+
+def _question(
+    body: Sequence[bytes | str | int], command: Command[Any] | Plain[Any], key: str, *, wake: float | None, copies: int
+) -> Send:
+    """The command, behind the wait for its queue's token, or before the wait for replicas, in one write."""
+    payload = pack(body)
+    if wake is not None and isinstance(command, Command):
+        # 0 would wait for ever
+        waiting = pack(("BLPOP", command.address.wake, f"{max(wake, 0.001):.3f}"))
+        return Send(waiting + payload, 2, wake + _LATENESS, key)
+    if copies:
+        return Send(payload + pack(("WAIT", copies, _COPYING)), 2, _COPYING / 1000 + _LATENESS, key)
+    return Send(payload, 1, _patience(command), key)
 
 
 def _key(command: Command[Any] | Plain[Any]) -> str:

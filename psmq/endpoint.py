@@ -12,7 +12,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from psmq import server
 from psmq.client_settings import settings_of
@@ -84,18 +84,7 @@ class Endpoint:
         """A URL of any of the known schemes; InvalidOption for others. ``durability`` wins over the URL's own."""
         if url in ("memory:", "memory://"):
             return cls.memory()
-        try:
-            parts = urlsplit(url)
-            scheme, _, kind = parts.scheme.partition("+")
-            _ = kind or parts.port
-        except (ValueError, TypeError, AttributeError) as error:
-            raise InvalidOption("url", f"cannot be read: {error}") from None
-        if scheme not in (_SCHEMES if kind else {*_SCHEMES, "embedded"}) or (kind and kind not in _PORTS):
-            # Where nothing has its place, a password may be anything before an @ or behind a question mark.
-            shown = _redacted(url) if "://" in url else url.rpartition("@")[2].partition("?")[0]
-            if _HOST.fullmatch(url):
-                raise InvalidOption("url", f"must be a URL, not {shown!r}: did you mean redis://{url}?")
-            raise InvalidOption("url", f"must start with one of memory: {KNOWN}, not {shown!r}")
+        parts, scheme, kind = _read(url)
         query = dict(parse_qsl(parts.query))
         allows = query.get("allow_eviction", "")
         durability = durability or query.get("durability")
@@ -103,24 +92,15 @@ class Endpoint:
             return cls.embedded(unquote(parts.netloc + parts.path) or server.default_db_dir(), durability)
         if scheme == "unix" and (kind or not parts.path):
             raise InvalidOption("url", "unix:// takes the path of a socket: unix:///run/valkey/valkey.sock")
-        path = parts.path
-        route: Route | None = None
         login, _, hosts = parts.netloc.rpartition("@")
         if scheme != "unix" and not hosts.strip(","):
             raise InvalidOption("url", f"{_redacted(url)!r} names no host")
+        path = parts.path
+        route: Route | None = None
         if kind:
             nodes = tuple(_node(text, _PORTS[kind]) for text in hosts.split(",") if text)
             hosts = "localhost"  # the route knows where
-            if kind == "cluster":
-                if path.strip("/") not in {"", "0"}:
-                    raise InvalidOption("url", "names a database: a cluster has only number 0")
-                path, route = "", ClusterRoute(nodes)
-            else:
-                service, _, path = path.strip("/").partition("/")
-                if not service:
-                    raise InvalidOption("url", "names no service: redis+sentinel://host1,host2/mymaster")
-                given = {name[9:]: query[name] for name in ("sentinel_username", "sentinel_password") if name in query}
-                route = SentinelRoute(nodes, unquote(service), given)
+            path, route = _cluster(nodes, path) if kind == "cluster" else _sentinel(nodes, path, query)
         rest = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name not in _OURS])
         place = f"{login}@{hosts}" if login else hosts
         return cls(
@@ -246,6 +226,39 @@ class Endpoint:
             server.ensure(self.db_dir, durability=self.durability or "everysec")
             return server.signing_key(self.db_dir)
         return None
+
+
+def _read(url: str) -> tuple[SplitResult, str, str]:
+    """Its parts, its scheme, and behind a + of that sentinel or cluster; InvalidOption for what we do not know."""
+    try:
+        parts = urlsplit(url)
+        scheme, _, kind = parts.scheme.partition("+")
+        _ = kind or parts.port
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidOption("url", f"cannot be read: {error}") from None
+    if scheme in (_SCHEMES if kind else {*_SCHEMES, "embedded"}) and (not kind or kind in _PORTS):
+        return parts, scheme, kind
+    # Where nothing has its place, a password may be anything before an @ or behind a question mark.
+    shown = _redacted(url) if "://" in url else url.rpartition("@")[2].partition("?")[0]
+    if _HOST.fullmatch(url):
+        raise InvalidOption("url", f"must be a URL, not {shown!r}: did you mean redis://{url}?")
+    raise InvalidOption("url", f"must start with one of memory: {KNOWN}, not {shown!r}")
+
+
+def _cluster(nodes: tuple[Node, ...], path: str) -> tuple[str, Route]:
+    """The path that is left for the database, and the way."""
+    if path.strip("/") not in {"", "0"}:
+        raise InvalidOption("url", "names a database: a cluster has only number 0")
+    return "", ClusterRoute(nodes)
+
+
+def _sentinel(nodes: tuple[Node, ...], path: str, query: dict[str, str]) -> tuple[str, Route]:
+    """The path that is left for the database, and the way."""
+    service, _, database = path.strip("/").partition("/")
+    if not service:
+        raise InvalidOption("url", "names no service: redis+sentinel://host1,host2/mymaster")
+    given = {name[9:]: query[name] for name in ("sentinel_username", "sentinel_password") if name in query}
+    return database, SentinelRoute(nodes, unquote(service), given)
 
 
 def _redacted(url: str) -> str:
