@@ -17,9 +17,10 @@ cannot be verified by those who do not know it: they bury it, so it is taken int
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from psmq.errors import InvalidOption
 from psmq_tasks.errors import ForgedPayload, MalformedPayload, NewerPayload, UnsignedPayload
@@ -39,20 +40,46 @@ SIGNED: Final = MAGIC + bytes((VERSION, 1))
 SIGNATURE_LENGTH: Final = 32
 #: bytes; the key of a shorter one can be guessed offline from one message
 LEAST_KEY: Final = 16
+#: bytes that SHA-256 takes at a time
+_BLOCK: Final = 64
+
+
+class _Key(NamedTuple):
+    """HMAC-SHA256 (RFC 2104) by its definition: H(key ^ opad, H(key ^ ipad, text)), with both hashes begun.
+
+    Copied for each signature: 1.1 µs, where a copy of hmac's own object takes 1.9, and hmac.digest(), which gives the
+    GIL away besides, longer still.
+    """
+
+    inner: hashlib._Hash
+    outer: hashlib._Hash
+
+    @classmethod
+    def of(cls, key: bytes) -> _Key:
+        """A key of any length."""
+        padded = (key if len(key) <= _BLOCK else hashlib.sha256(key).digest()).ljust(_BLOCK, b"\0")
+        return cls(*(hashlib.sha256(bytes(byte ^ pad for byte in padded)) for pad in (0x36, 0x5C)))
+
+    def sign(self, signed: bytes) -> bytes:
+        """Its 32 bytes."""
+        inner = self.inner.copy()
+        inner.update(signed)
+        outer = self.outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()
 
 
 class Keyring:
     """The keys of one app: the first signs, all verify, so that keys can be exchanged while messages wait."""
 
     __slots__ = ("_keys", "allow_unsigned")
-    _keys: tuple[hmac.HMAC, ...]
+    _keys: tuple[_Key, ...]
 
     def __init__(self, keys: Sequence[bytes], *, allow_unsigned: bool = False) -> None:
         for key in keys:
             if len(key) < LEAST_KEY:
                 raise InvalidOption("secret", f"must be at least {LEAST_KEY} bytes; one of yours has {len(key)}")
-        # Prepared, and copied for each signature: half the time of hmac.digest(), which also gives the GIL away.
-        self._keys = tuple(hmac.new(key, digestmod="sha256") for key in keys)
+        self._keys = tuple(_Key.of(key) for key in keys)
         self.allow_unsigned = allow_unsigned
 
     @classmethod
@@ -73,7 +100,7 @@ class Keyring:
                 raise UnsignedPayload("there is no key to sign with")
             return UNSIGNED + content
         place = _place(VERSION, context, namespace, queue, random)
-        return SIGNED + _sign(self._keys[0], place + content) + content
+        return SIGNED + self._keys[0].sign(place + content) + content
 
     def open(self, context: Context, namespace: str, queue: str, random: str, data: bytes) -> tuple[bytes, bool]:
         """The content and whether it is signed, or a PayloadError."""
@@ -101,7 +128,7 @@ class Keyring:
         signature, content = data[6 : 6 + SIGNATURE_LENGTH], data[6 + SIGNATURE_LENGTH :]
         signed = place + content
         for key in self._keys:
-            if hmac.compare_digest(_sign(key, signed), signature):
+            if hmac.compare_digest(key.sign(signed), signature):
                 return content
         raise ForgedPayload
 
@@ -115,12 +142,6 @@ class Keyring:
             return data
         content, _ = self.open(context, namespace, queue, random, data)
         return self.seal(context, namespace, to, random, content)
-
-
-def _sign(key: hmac.HMAC, signed: bytes) -> bytes:
-    signature = key.copy()
-    signature.update(signed)
-    return signature.digest()
 
 
 def _place(version: int, context: str, namespace: str, queue: str, random: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import secrets
 
 import pytest
@@ -159,3 +160,12 @@ def test_no_change_of_a_single_byte_goes_unnoticed(data):
     except PayloadError:
         return
     assert (content, signed) == (b"some content of a call", True) if changed == original else not signed
+
+
+@given(key=st.binary(min_size=16, max_size=150), content=st.binary(max_size=300))
+def test_a_signature_is_the_hmac_of_the_standard_library(key, content):
+    """RFC 2104 with SHA-256, over the place and the content: what a sender without psmq would compute."""
+    sealed = Keyring([key]).seal(*PLACE, content)
+    words = (b"psmq 1 task", *(word.encode() for word in PLACE[1:]))
+    signed = b"".join(len(word).to_bytes(2, "little") + word for word in words) + content
+    assert sealed[6:38] == hmac.digest(key, signed, "sha256")
