@@ -10,13 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from psmq.config import QueueConfig  # noqa: TC001  # typing.get_type_hints() looks here
+from psmq.durability import Durability  # noqa: TC001  # typing.get_type_hints() looks here
 from psmq.errors import InvalidOption
-
-if TYPE_CHECKING:
-    from psmq.config import QueueConfig
-    from psmq.durability import Durability
 
 __all__ = ["DeadLetter", "MessageRecord", "QueueInfo", "id_random", "id_time", "is_id"]
 

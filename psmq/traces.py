@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import datetime  # noqa: TC003  # typing.get_type_hints() looks here
+from typing import Any
 
 from psmq.message import MessageRecord, instant, unpack_metadata
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 __all__ = ["Event", "Trace", "read_events"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import binascii
 import os
+from collections.abc import Mapping  # noqa: TC003  # typing.get_type_hints() looks here
+from datetime import timedelta  # noqa: TC003  # typing.get_type_hints() looks here
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -13,8 +15,7 @@ from psmq.config import integer, milliseconds
 from psmq.message import pack_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import timedelta
+    from collections.abc import Sequence
 
 
 class NewMessage(NamedTuple):

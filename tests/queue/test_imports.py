@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+import typing
 
 import pytest
+
+import psmq
 
 HEAVY = ("redis", "rich", "tenacity.asyncio", "cloudpickle", "platformdirs")
 
@@ -26,3 +30,10 @@ def test_nothing_heavy_is_imported_before_it_is_needed(statement, allowed):
         [sys.executable, "-c", f"{statement}; {look}"], capture_output=True, text=True, check=True, timeout=60
     )
     assert set(found.stderr.split()) <= set(allowed)
+
+
+@pytest.mark.parametrize("name", psmq.__all__)
+def test_tools_can_read_the_types_of_what_is_public(name):
+    """What turns data into JSON or checks it (pydantic, cattrs …) asks typing.get_type_hints() of its class."""
+    found = getattr(psmq, name)
+    assert isinstance(typing.get_type_hints(found), dict) if inspect.isclass(found) else found is not None
