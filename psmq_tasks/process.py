@@ -323,7 +323,7 @@ def _serve(apps: Sequence[TaskApp], plan: Plan) -> list[Served]:
     if len(servers) > 1:
         raise PsmqError(f"the apps are on different servers ({', '.join(sorted(servers))}): start a worker for each")
     names = plan.queues or _queue_names(apps)
-    _wait_for_server(apps[0], patience=None if plan.burst else _START_PATIENCE)
+    _wait_for_server(apps[0], gives_up=_BURST_PATIENCE if plan.burst else None)
     queues = [apps[0].manager.get_queue(name) for name in names]
     served = []
     for index, queue in enumerate(queues):
@@ -337,20 +337,22 @@ def _queue_names(apps: Sequence[TaskApp]) -> list[str]:
     return list(dict.fromkeys(name for app in apps for name in app.queue_names))
 
 
-def _wait_for_server(app: TaskApp, patience: float | None) -> None:
-    """Until it answers, with one line when it does not within ``patience`` seconds; None: ServerUnreachable instead."""
-    missing = False
+def _wait_for_server(app: TaskApp, gives_up: float | None) -> None:
+    """Until it answers, with one line when that takes long; ServerUnreachable after ``gives_up`` seconds."""
+    began, missing = time.monotonic(), False
     while True:
         try:
-            with QueueManager(**app.manager.settings(), timeout=patience or _BURST_PATIENCE) as manager:
+            with QueueManager(**app.manager.settings(), timeout=_START_PATIENCE) as manager:
                 manager.list_queues()
             _ = app.keyring
             break
         except ServerUnreachable as error:
-            if patience is None:
+            left = None if gives_up is None else began + gives_up - time.monotonic()
+            if left is not None and left <= 0:
                 raise
             if not missing:
-                _log.warning("%s; waiting for the server", str(error).rstrip("."))
+                until = "" if left is None else f", for {left:.0f} s more"
+                _log.warning("%s; waiting for the server%s", str(error).rstrip("."), until)
             missing = True
             time.sleep(_START_RETRY)
     if missing:

@@ -208,7 +208,7 @@ def test_a_module_that_does_not_import_ends_the_worker_with_2(stage):
 
 
 def test_a_missing_server_ends_a_burst_with_3(stage):
-    """One line that names the server; no traceback."""
+    """It names the server; no traceback."""
     stage.tasks("@app.task\ndef one(): pass")
     worker = stage.worker("--burst", "-u", "unix:///nowhere/at/all.sock", wait=False)
     assert worker.wait(40) == 3
