@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from click.shell_completion import CompletionItem
+
+from psmq import server
+from psmq_tasks.cli.place import NAMESPACE, Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,15 +44,10 @@ def _from_server(look: Callable[[Inspector, click.Context], Iterator[tuple[str, 
     return complete
 
 
-def _place(ctx: click.Context) -> Any:
-    from pathlib import Path
-
-    from psmq import server
-    from psmq_tasks.cli.options import Place
-
+def _place(ctx: click.Context) -> Place:
     url = ctx.params.get("url") or os.environ.get("PSMQ_URL") or None
     folder = ctx.params.get("db_dir") or os.environ.get("PSMQ_DB_DIR") or server.default_db_dir()
-    namespace = ctx.params.get("namespace") or os.environ.get("PSMQ_NAMESPACE") or "psmq"
+    namespace = ctx.params.get("namespace") or os.environ.get("PSMQ_NAMESPACE") or NAMESPACE
     return Place(url, Path(folder), namespace)
 
 

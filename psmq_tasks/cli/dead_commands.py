@@ -10,7 +10,7 @@ import click
 
 from psmq_tasks.cli.completing import dead_ids, task_names
 from psmq_tasks.cli.dead_letter import body_as, show_letter
-from psmq_tasks.cli.options import Moment, Number, Place, json_option, place_options, queue_option
+from psmq_tasks.cli.options import Moment, Number, json_option, place_options, queue_option
 from psmq_tasks.cli.running import ListingGroup, Problem
 from psmq_tasks.cli.showing import Column, age, draw, looking, print_json, tail
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from psmq_tasks.cli.dead_letter import BodyForm
+    from psmq_tasks.cli.place import Place
     from psmq_tasks.inspection import DeadTask, Filter, Group
     from psmq_tasks.inspection.letters import Key
 

@@ -11,10 +11,11 @@ import click
 
 from psmq_tasks.cli.completing import dead_ids
 from psmq_tasks.cli.dead_commands import dead, filters
-from psmq_tasks.cli.options import Place, json_option, place_options, queue_option
+from psmq_tasks.cli.options import json_option, place_options, queue_option
 from psmq_tasks.cli.showing import counted, print_json, printable, progress, tail
 
 if TYPE_CHECKING:
+    from psmq_tasks.cli.place import Place
     from psmq_tasks.inspection import Filter
 
 __all__ = ["edit", "export", "import_"]

@@ -10,22 +10,14 @@ import click
 
 from psmq_tasks.cli.completing import dead_ids, queue_names
 from psmq_tasks.cli.dead_commands import dead, filters
-from psmq_tasks.cli.options import (
-    Number,
-    Place,
-    Rate,
-    confirm,
-    dry_run_option,
-    json_option,
-    place_options,
-    yes_option,
-)
+from psmq_tasks.cli.options import Number, Rate, confirm, dry_run_option, json_option, place_options, yes_option
 from psmq_tasks.cli.running import FAILED, ExitWith
 from psmq_tasks.cli.showing import counted, print_json, printable, progress, tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from psmq_tasks.cli.place import Place
     from psmq_tasks.inspection import Calls, Filter, Inspector, Mended
 
 __all__ = ["purge", "redrive"]

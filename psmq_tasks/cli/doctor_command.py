@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from psmq_tasks.cli.options import Place, json_option, place_options
+from psmq_tasks.cli.options import json_option, place_options
 from psmq_tasks.cli.running import FAILED, ExitWith
 from psmq_tasks.cli.showing import counted, hang, print_json
 
 if TYPE_CHECKING:
     from psmq import Finding
+    from psmq_tasks.cli.place import Place
 
 __all__ = ["doctor"]
 

@@ -11,7 +11,6 @@ import click
 from psmq_tasks.cli.completing import queue_names
 from psmq_tasks.cli.options import (
     Number,
-    Place,
     Seconds,
     Span,
     confirm,
@@ -25,6 +24,8 @@ from psmq_tasks.cli.showing import counted, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from psmq_tasks.cli.place import Place
 
 __all__ = ["get", "purge", "push"]
 

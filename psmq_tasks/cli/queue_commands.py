@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from psmq_tasks.cli.completing import queue_names
-from psmq_tasks.cli.options import Number, Place, json_option, looked_at, place_options
+from psmq_tasks.cli.options import Number, json_option, place_options
+from psmq_tasks.cli.place import Place, looked_at
 from psmq_tasks.cli.showing import Column, age, counted, draw, duration, per_second, print_json, tail
 
 if TYPE_CHECKING:

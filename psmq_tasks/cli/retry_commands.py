@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from psmq_tasks.cli.completing import waiting_ids
-from psmq_tasks.cli.options import Number, Place, json_option, place_options, queue_option
+from psmq_tasks.cli.options import Number, json_option, place_options, queue_option
 from psmq_tasks.cli.running import ListingGroup
 from psmq_tasks.cli.showing import Column, counted, draw, duration, print_json, tail
 
 if TYPE_CHECKING:
+    from psmq_tasks.cli.place import Place
     from psmq_tasks.inspection import Mended, WaitingRetry
 
 __all__ = ["retries"]

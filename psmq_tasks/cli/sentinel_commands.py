@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from psmq.errors import PsmqError, QueueNotFound
-from psmq_tasks.cli.options import Place, Seconds, json_option, place_options
+from psmq_tasks.cli.options import Seconds, json_option, place_options
 from psmq_tasks.cli.running import FAILED, USAGE, ExitWith, Problem
 from psmq_tasks.cli.showing import counted, moment, print_json, printable
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from psmq.rules import Rule
+    from psmq_tasks.cli.place import Place
 
 __all__ = ["check", "sentinel"]
 

@@ -10,7 +10,8 @@ import click
 
 from psmq import QueueManager
 from psmq import server as embedded
-from psmq_tasks.cli.options import Place, json_option, place_options, refuse_file
+from psmq_tasks.cli.options import json_option, place_options
+from psmq_tasks.cli.place import Place, refuse_file
 from psmq_tasks.cli.running import UNREACHABLE, USAGE, ExitWith, OrderedGroup, Problem
 from psmq_tasks.cli.showing import counted, duration, paragraphs, print_json
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import fields
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from psmq import QueueConfig
 from psmq_tasks.cli.completing import queue_names, settings
-from psmq_tasks.cli.options import Place, confirm, json_option, place_options, span, yes_option
+from psmq_tasks.cli.options import confirm, json_option, place_options, span, yes_option
 from psmq_tasks.cli.showing import Column, counted, draw, print_json
+
+if TYPE_CHECKING:
+    from psmq_tasks.cli.place import Place
 
 __all__ = ["configure", "delete_queue"]
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from psmq.errors import PsmqError
-from psmq_tasks.cli.options import Place, Seconds, json_option, place_options
+from psmq_tasks.cli.options import Seconds, json_option, place_options
 from psmq_tasks.cli.running import USAGE, Problem
 from psmq_tasks.cli.showing import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from psmq_tasks.cli.place import Place
     from psmq_tasks.cli.top_view import Look, View
     from psmq_tasks.inspection import Inspector
 

@@ -10,13 +10,14 @@ import click
 from psmq import QueueManager
 from psmq.errors import InvalidOption
 from psmq.managing import blaming
-from psmq_tasks.cli.options import Number, Place, Seconds, json_option, place_options
+from psmq_tasks.cli.options import Number, Seconds, json_option, place_options
 from psmq_tasks.cli.running import FAILED, USAGE, ExitWith, Problem
 from psmq_tasks.cli.showing import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from psmq_tasks.cli.place import Place
     from psmq_tasks.torture.ordeal import Outcome
 
 __all__ = ["torture"]

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from psmq_tasks.cli.dead_letter import show_failures
-from psmq_tasks.cli.options import Place, Seconds, json_option, place_options, queue_option
+from psmq_tasks.cli.options import Seconds, json_option, place_options, queue_option
 from psmq_tasks.cli.showing import Column, age, draw, duration, facts, moment, print_json, tail
 
 if TYPE_CHECKING:
     from psmq import Event
+    from psmq_tasks.cli.place import Place
     from psmq_tasks.inspection import Traced
 
 __all__ = ["trace"]

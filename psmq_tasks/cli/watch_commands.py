@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from psmq_tasks.cli.options import Number, Place, Seconds, json_option, looked_at, place_options
+from psmq_tasks.cli.options import Number, Seconds, json_option, place_options
+from psmq_tasks.cli.place import Place, looked_at
 from psmq_tasks.cli.showing import Column, age, draw, duration, per_second, print_json, tail
 
 if TYPE_CHECKING:
