@@ -17,7 +17,7 @@ from psmq.commands import Address, Command, Plain, abandon
 from psmq.connection import FAREWELL, KEPT, READ
 from psmq.dialogue import LONGEST_TIMEOUT, Identity, Lost, Refused, Send, Step, Terms, converse
 from psmq.endpoint import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Endpoint
-from psmq.errors import PsmqError, ServerUnreachable
+from psmq.errors import PsmqError, ServerUnreachable, ServerUnsuitable
 from psmq.gathering import AsyncGatherer
 
 if TYPE_CHECKING:
@@ -97,8 +97,6 @@ class AsyncChannel:
             steps.close()
 
     async def _send(self, step: Send) -> list[Any]:
-        from redis import exceptions
-
         sent = False
         route = self._route
         node = self._node = None if route is None else route.node_of(step.key)
@@ -113,16 +111,11 @@ class AsyncChannel:
                 connection._writer.write(step.payload)
                 await connection._writer.drain()
                 answers = [await _anext_answer(connection._reader, parser) for _ in range(step.answers)]
-        except exceptions.BusyLoadingError as error:
-            raise Lost(str(error), sent=False) from None
-        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
-            if suitability.is_hopeless(error):
+        except Exception as error:
+            meant = suitability.meant(self._endpoint, error, sent=sent)
+            if isinstance(meant, ServerUnsuitable):
                 await self._drop()
-                raise suitability.refused(self._endpoint, error) from None
-            raise Lost(str(error) or "no answer in time", sent=sent) from None
-        except exceptions.RedisError as error:
-            await self._drop()
-            raise suitability.refused(self._endpoint, error) from None
+            raise meant from None
         if route is not None:
             for answer in answers:
                 if isinstance(answer, Refused) and answer.code == "MOVED":

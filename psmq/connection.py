@@ -205,8 +205,6 @@ class Channel:
             raise
 
     def _sent(self, step: Send, meanwhile: Callable[[], None] | None) -> list[Any]:
-        from redis import exceptions
-
         sent = False
         if self._shut:
             raise ServerUnreachable("shut")
@@ -221,14 +219,8 @@ class Channel:
                     raise ServerUnreachable("shut")
             sent = True
             answers = line.ask(step.payload, step.answers, self._answers_within + step.patience, meanwhile)
-        except exceptions.BusyLoadingError as error:
-            raise Lost(str(error), sent=False) from None
-        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
-            if suitability.is_hopeless(error):
-                raise suitability.refused(self.endpoint, error) from None
-            raise Lost(str(error) or "no answer in time", sent=sent) from None
-        except exceptions.RedisError as error:
-            raise suitability.refused(self.endpoint, error) from None
+        except Exception as error:
+            raise suitability.meant(self.endpoint, error, sent=sent) from None
         if route is not None:
             for answer in answers:
                 if isinstance(answer, Refused) and answer.code == "MOVED":

@@ -15,7 +15,7 @@ from psmq.errors import InvalidOption, ServerUnsuitable
 if TYPE_CHECKING:
     from psmq.endpoint import Endpoint
 
-__all__ = ["Questions", "is_hopeless", "judge", "made", "questions", "refused"]
+__all__ = ["Questions", "judge", "made", "meant", "questions"]
 
 #: the first with functions
 _OLDEST: Final = {"redis": (7, 0), "valkey": (7, 2)}
@@ -89,14 +89,23 @@ def _problem(endpoint: Endpoint, found: dict[str, str]) -> str:
     return ""
 
 
-def is_hopeless(error: Exception) -> bool:
-    """Whether another try would fail in the same way: the password is wrong, or the certificate."""
+def meant(endpoint: Endpoint, error: Exception, *, sent: bool) -> Exception:
+    """What an error on the way to a server means to whoever has a command carried out: Lost, ServerUnsuitable, or
+    what it says itself. ``sent``: the command had been written.
+    """
     from redis import exceptions
 
-    return isinstance(error, exceptions.AuthenticationError) or "CERTIFICATE_VERIFY_FAILED" in str(error)
+    if isinstance(error, exceptions.BusyLoadingError):
+        return Lost(str(error), sent=False)
+    if isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError, OSError)):
+        # Another try would fail in the same way where the password is wrong, or the certificate.
+        if isinstance(error, exceptions.AuthenticationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return _refused(endpoint, error)
+        return Lost(str(error) or "no answer in time", sent=sent)
+    return _refused(endpoint, error) if isinstance(error, exceptions.RedisError) else error
 
 
-def refused(endpoint: Endpoint, error: Exception) -> ServerUnsuitable:
+def _refused(endpoint: Endpoint, error: Exception) -> ServerUnsuitable:
     """Refused while connecting (user, password, database number), or no server that speaks the protocol."""
     text = str(error)
     if "Authentication required" in text:
