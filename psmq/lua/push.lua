@@ -19,14 +19,15 @@ end
 -- Two ended windows are forgotten for each one opened.
 -- opened: deduplication id -> id
 local function open_windows(call, opened)
-    local k, writes, ends, count = call.k, call.writes, call.now + call.queue.deduplication_window, 0
+    local k, writes, count = call.k, call.writes, 0
+    local ends = entries.integer(call.now + call.queue.deduplication_window)
     for name, id in pairs(opened) do
-        batch.put(writes, 'HSET', k.dedup, name, id .. ' ' .. entries.integer(ends))
+        batch.put(writes, 'HSET', k.dedup, name, id .. ' ' .. ends)
         batch.put(writes, 'ZADD', k.dedup_ends, ends, name)
         count = count + 1
     end
     -- Now, while the writes wait: a window that is opened anew is not among the ended ones afterwards.
-    local gone = count > 0 and redis.call('ZRANGEBYSCORE', k.dedup_ends, '-inf', call.now, 'LIMIT', 0, 2 * count) or {}
+    local gone = count > 0 and redis.call('ZRANGEBYSCORE', k.dedup_ends, '-inf', call.now_text, 'LIMIT', '0', 2 * count) or {}
     if #gone > 0 then
         redis.call('ZREM', k.dedup_ends, unpack(gone))
         redis.call('HDEL', k.dedup, unpack(gone))
@@ -166,7 +167,7 @@ function push.push(ks, argv)
                 batch.put(writes, 'HSET', k.state, id, entries.text(entry))
             end
             if expires then
-                batch.put(writes, 'ZADD', k.expiring, expires, id)
+                batch.put(writes, 'ZADD', k.expiring, entries.integer(expires), id)
             end
             if name ~= '' then
                 opened[name] = id

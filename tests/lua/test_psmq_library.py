@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 5
-EXPECTED_DIGEST = "5712403eb4664f93"
+EXPECTED_DIGEST = "79e1404fd2edbbed"
 
 
 def functions(raw_server):
