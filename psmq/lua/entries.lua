@@ -126,12 +126,12 @@ function entries.is_place(score)
     return score > -101 * entries.step and score < 101 * entries.step and score % 1 == 0
 end
 
--- The entry of a message that has none yet, from its head. Room for eight fields is made at once: those that it has, and
--- id, value and place_text, which whoever takes the message adds.
-function entries.fresh(head, place, id, value, place_text)
+-- The entry of a message that has none yet, from its head. id, value and place_text are for whoever takes the message:
+-- a table that is made with room for them costs less than one that grows.
+function entries.fresh(head, place)
     local entry = {
         receipt = '-', count = 0, first = 0, place = place, options = head.options,
-        id = id, value = value, place_text = place_text,
+        id = false, value = false, place_text = false,
     }
     if head.m then entry.m = head.m end
     if head.r then entry.r = head.r end

@@ -4,7 +4,7 @@ local moving = {}
 
 -- moves of each kind in one call
 moving.budget = 100
-local budget_text = '100'
+local budget_text = moving.budget .. ''
 -- bytes in one get; at least one message is given
 local most_bytes = 262144
 
@@ -204,7 +204,7 @@ function moving.take(call, limit, mode)
             if state then
                 entry = entries.parse(state)
             elseif head then
-                entry = entries.fresh(head, place, id, value, places[index])
+                entry = entries.fresh(head, place)
             end
             if not entries.is_id(id) then
                 dead.set_aside(call, id, 'its id is none of ours')

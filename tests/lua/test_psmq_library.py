@@ -5,7 +5,7 @@ import re
 from psmq import library
 
 EXPECTED_REVISION = 5
-EXPECTED_DIGEST = "79e1404fd2edbbed"
+EXPECTED_DIGEST = "6b534e8de31e410f"
 
 
 def functions(raw_server):
